@@ -1,0 +1,7 @@
+"""`python -m train`: the command line of training."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,94 @@
+"""Command line of training: one subcommand per step, each a thin call into the module that does it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_runtime.guard import guarded
+
+from .index import PROTOCOLS
+from .tasks import TASKS
+
+EXAMPLES = """examples:
+  python -m train index --task all-subtypes --data DATA --out work/all-subtypes
+  python -m train split work/all-subtypes --seed 0
+  python -m train fit work/all-subtypes --protocol grouped --weights imagenet --out work/run
+  python -m train evaluate work/run
+  python -m train render --task blood-cells --per-class 40 --out work/rendered
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train",
+        description="From public smear sets to a run folder. Research software, not a diagnosis.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    index = commands.add_parser("index", help="read, hash and describe the pictures of a task")
+    index.add_argument("--task", required=True, choices=list(TASKS))
+    index.add_argument("--data", required=True, type=Path, help="folder with one folder per source")
+    index.add_argument("--out", required=True, type=Path, help="index folder to write")
+    index.add_argument("--sources", nargs="+", metavar="SOURCE", help="default: all of the task's that are there")
+    index.add_argument("--limit", type=int, metavar="N", help="at most N pictures per source and class, for trials")
+    index.set_defaults(run=_index)
+
+    split = commands.add_parser("split", help="deal out train, val and test under both protocols")
+    split.add_argument("index", type=Path)
+    split.add_argument("--seed", type=int, default=0)
+    split.set_defaults(run=_split)
+
+    from . import evaluate, fit, render
+
+    for module, name, text in (
+        (fit, "fit", "fine-tune a backbone; resumes where it was stopped"),
+        (evaluate, "evaluate", "metrics with intervals, beside their controls"),
+        (render, "render", "render stained smears with known masks"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def _index(args: argparse.Namespace) -> None:
+    from .index import build_index
+
+    index = build_index(TASKS[args.task], args.data, args.out, args.sources, args.limit)
+    for line in index.info["unreadable"]:
+        print(f"left out: {line}", file=sys.stderr)
+    for path in index.info["contradictory"]:
+        print(f"left out: {path}: the same picture carries two labels", file=sys.stderr)
+    for name, count in index.info["labels_left_out"].items():
+        print(f"left out: {count} pictures labelled {name}: not a class of {args.task}", file=sys.stderr)
+    print(f"{len(index.rows)} pictures, {index.info['exact_duplicates']} exact duplicates dropped -> {args.out}")
+    _print_counts(Counter((row.source, row.label) for row in index.rows))
+
+
+def _split(args: argparse.Namespace) -> None:
+    from .index import read_index
+    from .split import split_index
+
+    index = split_index(read_index(args.index), args.seed)
+    for protocol in PROTOCOLS:
+        print(f"{protocol}:")
+        _print_counts(Counter((getattr(row, protocol), row.label) for row in index.rows))
+
+
+def _print_counts(counts: Counter[tuple[str, str]]) -> None:
+    labels = sorted({label for _, label in counts})
+    width = max(len(name) for name, _ in counts)
+    for name in dict.fromkeys(name for name, _ in counts):
+        print(f"  {name:{width}}  " + "  ".join(f"{label} {counts[name, label]}" for label in labels))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status: 0, 1 for a failure, 2 for wrong usage."""
+    return guarded(build_parser(), arguments)

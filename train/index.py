@@ -1,0 +1,264 @@
+"""Index: one table that says what every picture is, where it came from, and which split it belongs to.
+
+What comes in is a folder of data sets and a task; what goes out is an index folder: ``index.csv`` (a row per picture),
+``index.json`` (task, data folder, what was left out and why) and the prepared pixels, cached by `train.pixels`.
+Exact duplicates are dropped, near duplicates and colour clusters are found here; `train.split` fills in the splits.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.files import write_text
+from edge_runtime.preprocess import Box
+
+from .errors import DataError
+from .sources import SOURCES, Sample
+from .tasks import TASKS, Task
+
+PROTOCOLS = ("stratified", "grouped")
+SPLITS = ("train", "val", "test")
+
+NEAR_DUPLICATE_BITS = 30
+"""Two pictures are near duplicates when their 256-bit perceptual hashes differ in at most this many bits.
+
+On Taleqani the pair count rises to 87 at 30 bits, is flat up to 60 (97), and unrelated pictures begin above 70.
+"""
+
+COLOUR_CLUSTER_SIZE = 25
+"""Mean pictures per colour cluster where no patient is known."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture of the index.
+
+    Attributes:
+        path: relative to the data folder.
+        box: part of the picture, or None.
+        source: row of `train.sources.SOURCES`.
+        raw_label: the authors' label.
+        label: the task's class.
+        diagnosis: of the patient, where known; else "".
+        group: what must not be torn apart: ``source:patient`` or ``source:cluster``.
+        sha256: of the picture file.
+        phash: 256-bit perceptual hash of the prepared pixels, 64 hex digits.
+        stratified: split under the by-image protocol: "train", "val", "test" or "" before `split`.
+        grouped: split under the by-group protocol.
+    """
+
+    path: str
+    box: Box | None
+    source: str
+    raw_label: str
+    label: str
+    diagnosis: str
+    group: str
+    sha256: str
+    phash: str
+    stratified: str = ""
+    grouped: str = ""
+
+    @property
+    def key(self) -> str:
+        """Identity of the picture: hash of the file, and the box where there is one."""
+        return self.sha256 if self.box is None else f"{self.sha256}:{','.join(map(str, self.box))}"
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index folder in memory.
+
+    Attributes:
+        folder: where it lies.
+        data: root of the data sets.
+        task: what is asked.
+        rows: pictures.
+        info: ``index.json``.
+    """
+
+    folder: Path
+    data: Path
+    task: Task
+    rows: tuple[Row, ...]
+    info: dict[str, Any]
+
+    def select(self, protocol: str, split: str) -> list[int]:
+        """Return the row numbers of one split.
+
+        Raises:
+            DataError: the index has not been split.
+        """
+        numbers = [i for i, row in enumerate(self.rows) if getattr(row, protocol) == split]
+        if not numbers:
+            raise DataError(
+                f"{self.folder}: no {split} pictures under the {protocol} protocol",
+                todo=f"run: python -m train split {self.folder}",
+            )
+        return numbers
+
+    def targets(self, numbers: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Return the class numbers of `numbers`: (N,) int64, 0..K-1."""
+        order = {label: k for k, label in enumerate(self.task.labels)}
+        return np.array([order[self.rows[i].label] for i in numbers], dtype=np.int64)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what the index says about the data: pictures, labels, groups and splits."""
+        lines = sorted(f"{r.key} {r.label} {r.group} {r.stratified} {r.grouped}" for r in self.rows)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+
+
+def write_index(index: Index) -> None:
+    """Write ``index.csv`` and ``index.json``, each to a temporary name first."""
+    index.folder.mkdir(parents=True, exist_ok=True)
+    lines = [",".join(COLUMNS)]
+    for row in index.rows:
+        cells = dataclasses.asdict(row) | {"box": " ".join(map(str, row.box)) if row.box else ""}
+        lines.append(",".join(_quoted(str(cells[column])) for column in COLUMNS))
+    write_text(index.folder / "index.csv", "\n".join(lines) + "\n")
+    info = index.info | {"task": index.task.name, "data": str(index.data.resolve()), "sha256": index.sha256}
+    write_text(index.folder / "index.json", json.dumps(info, indent=2) + "\n")
+
+
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\n') else cell
+
+
+def read_index(folder: Path) -> Index:
+    """Read an index folder.
+
+    Raises:
+        DataError: missing, not an index, or of an unknown task.
+    """
+    try:
+        info = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        with (folder / "index.csv").open(newline="", encoding="utf-8") as stream:
+            table = list(csv.DictReader(stream))
+        rows = tuple(
+            Row(**(cells | {"box": tuple(map(int, cells["box"].split())) if cells["box"] else None})) for cells in table
+        )
+        return Index(folder, Path(info["data"]), TASKS[info["task"]], rows, info)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{folder}: no index here",
+            got=f"no {Path(error.filename).name}",
+            todo="run: python -m train index --task TASK --data FOLDER --out INDEX",
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder}: not an index of this version", got=f"{type(error).__name__} {error}") from None
+
+
+def build_index(
+    task: Task, data: Path, folder: Path, sources: Sequence[str] | None = None, limit: int | None = None
+) -> Index:
+    """Read the data sets of a task, prepare and hash every picture, drop exact duplicates and find groups.
+
+    Args:
+        task: what is asked.
+        data: folder that holds one folder per source, as `train.sources` names them.
+        folder: index folder to write.
+        sources: which of the task's sources; default: all that the data folder holds.
+        limit: at most so many pictures per source and class, the first by name; for trials.
+
+    Returns:
+        The index, without splits.
+
+    Raises:
+        DataError: no pictures, or a class without any.
+    """
+    from .groups import assign_groups, perceptual_hashes
+    from .pixels import prepare_all
+
+    names = _chosen(task, data, sources)
+    samples: list[tuple[str, Sample, str]] = []
+    left_out: Counter[str] = Counter()
+    for name in names:
+        taken: Counter[str] = Counter()
+        for sample in SOURCES[name].read(data / name):
+            label = task.mapping[name].get(sample.raw_label)
+            if label is None:
+                left_out[f"{name}: {sample.raw_label}"] += 1
+            elif limit is None or taken[label] < limit:
+                taken[label] += 1
+                samples.append((name, sample, label))
+    held = {label for _, _, label in samples}
+    missing = [label for label in task.labels if label not in held]
+    if missing:
+        raise DataError(
+            f"task {task.name}: no pictures of {', '.join(missing)}",
+            got=f"sources {', '.join(names) or 'none'} in {data}",
+            todo="add a source that holds these classes",
+        )
+
+    prepared = prepare_all([(s.path, s.box, SOURCES[n].central_px) for n, s, _ in samples], folder)
+    hashes = perceptual_hashes(prepared.pixels)
+    rows, kept, conflicts = _without_duplicates(samples, prepared.numbers, prepared.sha256, hashes, data)
+    pixels = prepared.keep(kept)
+    rows = assign_groups(rows, pixels)
+    info: dict[str, Any] = {
+        "format": "leukoscope-index",
+        "version": 1,
+        "sources": list(names),
+        "counts": {f"{s}: {label}": n for (s, label), n in sorted(Counter((r.source, r.label) for r in rows).items())},
+        "labels_left_out": dict(left_out),
+        "unreadable": prepared.unreadable,
+        "exact_duplicates": len(prepared.numbers) - len(rows),
+        "contradictory": conflicts,
+    }
+    index = Index(folder, data, task, tuple(rows), info)
+    prepared.publish(index, kept)
+    write_index(index)
+    return index
+
+
+def _chosen(task: Task, data: Path, sources: Sequence[str] | None) -> list[str]:
+    if not data.is_dir():
+        raise DataError(f"no folder {data}", expected="a folder with one folder per data set")
+    unknown = [name for name in sources or () if name not in task.mapping]
+    if unknown:
+        raise DataError(
+            f"task {task.name} does not use {', '.join(unknown)}", expected=f"some of {', '.join(task.mapping)}"
+        )
+    return list(sources) if sources else [name for name in task.mapping if (data / name).is_dir()]
+
+
+def _without_duplicates(
+    samples: list[tuple[str, Sample, str]], numbers: list[int], sha256: list[str], hashes: list[str], data: Path
+) -> tuple[list[Row], list[int], list[str]]:
+    """Keep one of each set of identical files; drop all of a set whose labels contradict each other."""
+    labels: dict[str, set[str]] = {}
+    rows_by_key: dict[str, tuple[Row, int]] = {}
+    conflicts: list[str] = []
+    for position, number in enumerate(numbers):
+        source, sample, label = samples[number]
+        row = Row(
+            path=str(sample.path.relative_to(data)),
+            box=sample.box,
+            source=source,
+            raw_label=sample.raw_label,
+            label=label,
+            diagnosis=sample.diagnosis or "",
+            group=f"{source}:{sample.group}" if sample.group else "",
+            sha256=sha256[position],
+            phash=hashes[position],
+        )
+        labels.setdefault(row.key, set()).add(label)
+        rows_by_key.setdefault(row.key, (row, position))
+    kept = [(row, position) for key, (row, position) in rows_by_key.items() if len(labels[key]) == 1]
+    conflicts = [row.path for key, (row, _) in rows_by_key.items() if len(labels[key]) > 1]
+    return [row for row, _ in kept], [position for _, position in kept], conflicts

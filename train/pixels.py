@@ -1,0 +1,140 @@
+"""Pixels: every picture of an index, decoded and prepared once, exactly as the device will prepare it.
+
+What comes in are picture files; what goes out is one memory-mapped ``(N, H, W, 3)`` uint8 array beside the index. Nothing
+is scaled or augmented here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from edge_runtime.errors import ImageError
+from edge_runtime.preprocess import Box, Pixels, Preprocess, decode, prepare
+
+from .errors import DataError
+
+if TYPE_CHECKING:
+    from .index import Index
+
+INPUT_PX = 224
+"""Side of the cached pixels: the input size of the networks trained on them."""
+
+
+def prepare_picture(path: Path, box: Box | None, central_px: int | None, preprocess: Preprocess) -> Pixels:
+    """Decode one picture of a data set and prepare it with the runtime's own code.
+
+    Args:
+        path: picture file.
+        box: part of it, or None.
+        central_px: cut larger pictures to their central square of this side first; None: do not.
+        preprocess: the network's.
+
+    Returns:
+        (input_px, input_px, 3) uint8.
+
+    Raises:
+        ImageError: unreadable.
+    """
+    picture = decode(path)
+    if box is None and central_px is not None and min(picture.size) > central_px:
+        box = ((picture.width - central_px) // 2, (picture.height - central_px) // 2, central_px, central_px)
+    return prepare(picture, preprocess, box)
+
+
+@dataclass
+class Prepared:
+    """Pictures prepared but not yet published as an index's cache.
+
+    Attributes:
+        pixels: (M, H, W, 3) uint8, memory-mapped.
+        numbers: (M,) which of the given pictures each is.
+        sha256: (M,) of the files.
+        unreadable: one line per picture that could not be read.
+        file: temporary file behind `pixels`.
+    """
+
+    pixels: Pixels
+    numbers: list[int]
+    sha256: list[str]
+    unreadable: list[str]
+    file: Path = field(repr=False)
+
+    def keep(self, positions: Sequence[int]) -> Pixels:
+        """Return the pixels at `positions`, memory-mapped where all are kept in order."""
+        return self.pixels[list(positions)] if len(positions) != len(self.pixels) else self.pixels
+
+    def publish(self, index: Index, positions: Sequence[int]) -> None:
+        """Make the pixels at `positions` the cache of `index`."""
+        chosen = self.keep(positions)
+        target = _cache_file(index)
+        partial = target.with_suffix(".part")
+        with partial.open("wb") as stream:
+            np.save(stream, chosen)
+        partial.replace(target)
+        self.file.unlink(missing_ok=True)
+
+
+def prepare_all(pictures: Sequence[tuple[Path, Box | None, int | None]], folder: Path) -> Prepared:
+    """Prepare pictures at `INPUT_PX`, with a progress bar; unreadable ones are named and left out.
+
+    Raises:
+        DataError: not one picture could be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / ".pixels.part.npy"
+    preprocess = Preprocess(INPUT_PX)
+    array = np.lib.format.open_memmap(
+        file, mode="w+", dtype=np.uint8, shape=(max(len(pictures), 1), INPUT_PX, INPUT_PX, 3)
+    )
+    numbers: list[int] = []
+    sha256: list[str] = []
+    unreadable: list[str] = []
+    for number, (path, box, central_px) in enumerate(tqdm(pictures, desc="prepare", unit="picture", disable=None)):
+        try:
+            array[len(numbers)] = prepare_picture(path, box, central_px, preprocess)
+            sha256.append(hashlib.sha256(path.read_bytes()).hexdigest())
+            numbers.append(number)
+        except ImageError as error:
+            unreadable.append(str(error))
+    if not numbers:
+        raise DataError("not one picture could be read", got=unreadable[0] if unreadable else "no pictures")
+    return Prepared(array[: len(numbers)], numbers, sha256, unreadable, file)
+
+
+def _cache_file(index: Index) -> Path:
+    identity = hashlib.sha256("\n".join(row.key for row in index.rows).encode()).hexdigest()[:12]
+    return index.folder / f"pixels-{INPUT_PX}-{identity}.npy"
+
+
+def load_pixels(index: Index) -> Pixels:
+    """Return the prepared pixels of all rows, preparing them again where the cache is gone.
+
+    Returns:
+        (N, INPUT_PX, INPUT_PX, 3) uint8, read-only and memory-mapped; row i belongs to ``index.rows[i]``.
+
+    Raises:
+        DataError: a picture of the index has gone or changed.
+    """
+    from .sources import SOURCES
+
+    file = _cache_file(index)
+    if not file.is_file():
+        pictures = [(index.data / r.path, r.box, SOURCES[r.source].central_px) for r in index.rows]
+        prepared = prepare_all(pictures, index.folder)
+        changed = [r.path for r, now in zip(index.rows, prepared.sha256, strict=False) if r.sha256 != now]
+        if prepared.unreadable or changed:
+            raise DataError(
+                f"{index.folder}: the data has changed since it was indexed",
+                got=(prepared.unreadable + changed)[0],
+                todo="run python -m train index again",
+            )
+        prepared.publish(index, range(len(index.rows)))
+    pixels: Pixels = np.load(file, mmap_mode="r")
+    return pixels

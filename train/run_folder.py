@@ -1,0 +1,122 @@
+"""Run folder: what a training leaves behind - ``weights.safetensors`` and ``run.json``, always together.
+
+``fit`` writes it, ``evaluate`` adds metrics, temperature and thresholds, ``export`` reads it. The weights' hash stands in
+``run.json``; a pair that does not fit together is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.files import write_bytes, write_text
+
+from .errors import DataError
+from .tasks import TASKS, Task
+
+if TYPE_CHECKING:
+    from .network import SelfExplaining
+
+WEIGHTS = "weights.safetensors"
+INFO = "run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder in memory.
+
+    Attributes:
+        folder: where it lies.
+        network: with its weights, in eval mode.
+        task: what it answers.
+        info: ``run.json``.
+    """
+
+    folder: Path
+    network: SelfExplaining
+    task: Task
+    info: dict[str, Any]
+
+    @property
+    def backbone(self) -> str:
+        """Row of `train.network.BACKBONES`."""
+        return str(self.info["backbone"])
+
+    @property
+    def protocol(self) -> str:
+        """The split protocol it was trained under."""
+        return str(self.info["protocol"])
+
+    @property
+    def input_px(self) -> int:
+        """Height and width of its input, pixels."""
+        return int(self.info["input_px"])
+
+
+def write_run(folder: Path, network: SelfExplaining, info: dict[str, Any]) -> None:
+    """Write weights and description; the description, which vouches for the weights, last."""
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    encoded = save({name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()})
+    write_bytes(folder / WEIGHTS, encoded)
+    write_info(folder, info | {"weights_sha256": hashlib.sha256(encoded).hexdigest()})
+
+
+def write_info(folder: Path, info: dict[str, Any]) -> None:
+    """Write ``run.json``."""
+    write_text(folder / INFO, json.dumps(info, indent=2) + "\n")
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Read ``run.json``.
+
+    Raises:
+        DataError: missing or not a run.
+    """
+    try:
+        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"{folder}: no run here", got=f"no {INFO}", todo="run: python -m train fit INDEX --out RUN"
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{folder / INFO}: not JSON", got=str(error)) from None
+    if not isinstance(info, dict) or info.get("format") != "leukoscope-run" or info.get("version") != 1:
+        raise DataError(f"{folder / INFO}: not a run of this version", expected="format leukoscope-run, version 1")
+    return info
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder and build its network.
+
+    Raises:
+        DataError: missing, of an unknown task or backbone, or weights that are not the described ones.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from .network import BACKBONES, SelfExplaining
+
+    info = read_info(folder)
+    try:
+        encoded = (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise DataError(f"{folder / WEIGHTS}: cannot be read", got=error.strerror) from None
+    found = hashlib.sha256(encoded).hexdigest()
+    if found != info.get("weights_sha256"):
+        raise DataError(f"{folder}: weights and run.json do not belong together", got=f"sha256 {found[:12]}")
+    if info["task"] not in TASKS or info["backbone"] not in BACKBONES:
+        raise DataError(f"{folder}: unknown task or backbone", got=f"{info['task']}, {info['backbone']}")
+    task = TASKS[info["task"]]
+    if list(task.labels) != info["labels"]:
+        raise DataError(f"{folder}: labels differ from the task's", got=info["labels"], expected=list(task.labels))
+    network = SelfExplaining(BACKBONES[info["backbone"]], len(task.labels))
+    try:
+        network.load_state_dict(load(encoded))
+    except (SafetensorError, RuntimeError) as error:
+        raise DataError(f"{folder / WEIGHTS}: not weights of {info['backbone']}", got=str(error)[:200]) from None
+    return Run(folder, network.eval(), task, info)
