@@ -1,8 +1,8 @@
 """Fit: fine-tune a backbone on the training split - head first, then everything - and leave a run folder.
 
-What comes in is an index with splits and ImageNet weights; what goes out is ``weights.safetensors``, ``run.json`` and the
-learning curves. The engine is Lightning Fabric, so that a CPU, one GPU, several GPUs and several machines (torchrun) are
-one code path. After every epoch a checkpoint (safetensors, no pickle) is written; all chance comes from (seed, epoch,
+What comes in is an index with splits and ImageNet weights; what goes out is ``weights.safetensors``, ``run.json`` and
+the learning curves. The engine is Lightning Fabric, so that a CPU, one GPU, several GPUs and several machines
+(torchrun) are one code path. After every epoch a checkpoint (safetensors, no pickle) is written; all chance comes from (seed, epoch,
 step), so a run that was killed goes on where it stopped as if nothing had happened. The weights that are kept are an
 exponential moving average of the last epochs'; nothing is chosen by looking at the test split.
 """
@@ -223,11 +223,11 @@ def fit(
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True).to(fabric.device)
     module, optimizer = fabric.setup(network, optimizer)
     checkpoint = _Checkpoint(folder / "checkpoint", _identity(info))
-    epoch, history = checkpoint.load(network, average, optimizer)
-    if epoch:
-        fabric.print(f"resuming after epoch {epoch} of {config.epochs}", file=sys.stderr)
+    done, history = checkpoint.load(network, average, optimizer)
+    if done:
+        fabric.print(f"resuming after epoch {done} of {config.epochs}", file=sys.stderr)
 
-    for epoch in range(epoch, config.epochs):
+    for epoch in range(done, config.epochs):
         started = time.perf_counter()
         loss = _train_epoch(fabric, module, network, average, optimizer, data, config, epoch, steps, INPUT_PX)
         seconds = time.perf_counter() - started
@@ -305,7 +305,9 @@ def _train_epoch(
     px = config.px(epoch, input_px)
     share = slice(fabric.global_rank, None, fabric.world_size)
     total = torch.zeros((), device=fabric.device)
-    bar = tqdm(total=steps, desc=f"epoch {epoch + 1}/{config.epochs} at {px} px", unit="step", leave=False, disable=None)
+    bar = tqdm(
+        total=steps, desc=f"epoch {epoch + 1}/{config.epochs} at {px} px", unit="step", leave=False, disable=None
+    )
     for step, numbers in enumerate(data.batches(config, epoch, steps)):
         numbers = numbers[share]
         random = np.random.default_rng((config.seed, epoch, step, fabric.global_rank))

@@ -1,8 +1,8 @@
 """Networks: seven backbones' common shape - pixels in, logits and the class map they are the mean of, out.
 
 ``(N, H, W, 3)`` uint8 -> (pixel - 128) / 128 -> backbone -> feature map (N, C, h, w) -> 1x1 convolution with the
-classifier's weights -> class map (N, h, w, K) -> spatial mean + bias -> logits (N, K). Pooling and a linear layer commute,
-so this is the usual classifier, and ReLU(class map) is its Grad-CAM (Selvaraju et al. 2017, section 3).
+classifier's weights -> class map (N, h, w, K) -> spatial mean + bias -> logits (N, K). Pooling and a linear layer
+commute, so this is the usual classifier, and ReLU(class map) is its Grad-CAM (Selvaraju et al. 2017, section 3).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pixels: every picture of an index, decoded and prepared once, exactly as the device will prepare it.
 
-What comes in are picture files; what goes out is one memory-mapped ``(N, H, W, 3)`` uint8 array beside the index. Nothing
-is scaled or augmented here.
+What comes in are picture files; what goes out is one memory-mapped ``(N, H, W, 3)`` uint8 array beside the index.
+Nothing is scaled or augmented here.
 """
 
 from __future__ import annotations

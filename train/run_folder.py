@@ -1,7 +1,7 @@
 """Run folder: what a training leaves behind - ``weights.safetensors`` and ``run.json``, always together.
 
-``fit`` writes it, ``evaluate`` adds metrics, temperature and thresholds, ``export`` reads it. The weights' hash stands in
-``run.json``; a pair that does not fit together is refused.
+``fit`` writes it, ``evaluate`` adds metrics, temperature and thresholds, ``export`` reads it. The weights' hash stands
+in ``run.json``; a pair that does not fit together is refused.
 """
 
 from __future__ import annotations

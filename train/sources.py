@@ -64,7 +64,6 @@ class Source:
     citation: str
 
 
-
 def _pictures(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
 
