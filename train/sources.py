@@ -44,7 +44,6 @@ class Source:
     Attributes:
         name: folder name under the data folder, and the value of the index's ``source`` column.
         title: full name.
-        kind: "field" (one microscope view with many cells) or "cell" (one cell in the middle).
         read: lists the samples below the source's root folder.
         central_px: single-cell pictures larger than this are cut to their central square of this side, so that
             cells have one scale; None: whole picture.
@@ -56,7 +55,6 @@ class Source:
 
     name: str
     title: str
-    kind: str
     read: Callable[[Path], Iterator[Sample]]
     central_px: int | None
     burnt_in: tuple[float, float, float, float] | None
@@ -135,13 +133,20 @@ def read_bccd(root: Path) -> Iterator[Sample]:
             yield Sample(path, thing.findtext("name", ""), group=path.stem, box=box)
 
 
+def read_rendered(root: Path) -> Iterator[Sample]:
+    """Pictures of ``python -m train render``: ``<class>/<number>.png``; each stands for itself."""
+    for folder in _folders(root, "rendered"):
+        if folder.name != "masks":
+            for path in _pictures(folder):
+                yield Sample(path, folder.name, group=f"{folder.name}-{path.stem}")
+
+
 SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
         Source(
             "taleqani",
             "Acute Lymphoblastic Leukemia (ALL) image dataset, Taleqani Hospital",
-            "field",
             read_taleqani,
             None,
             (0.80, 0.84, 0.20, 0.16),
@@ -151,7 +156,6 @@ SOURCES: dict[str, Source] = {
         Source(
             "deepapl",
             "DeepAPL: AML and APL, CellaVision single cells, Johns Hopkins",
-            "cell",
             read_deepapl,
             256,
             None,
@@ -161,7 +165,6 @@ SOURCES: dict[str, Source] = {
         Source(
             "pbc",
             "PBC: normal peripheral blood cells, CellaVision single cells, Barcelona",
-            "cell",
             read_pbc,
             256,
             None,
@@ -171,7 +174,6 @@ SOURCES: dict[str, Source] = {
         Source(
             "segmentation_wbc",
             "White blood cells with expert nucleus and cytoplasm masks, data set 2",
-            "cell",
             read_segmentation_wbc,
             None,
             None,
@@ -181,12 +183,20 @@ SOURCES: dict[str, Source] = {
         Source(
             "bccd",
             "BCCD: blood cell count and detection, fields with boxes",
-            "field",
             read_bccd,
             None,
             None,
             "MIT",
             "BCCD data set (Shenggan), 2017",
+        ),
+        Source(
+            "rendered",
+            "Rendered smears of this project's own renderer; for trials and tests, no evidence about real cells",
+            read_rendered,
+            None,
+            None,
+            "Apache-2.0",
+            "leukoscope train.render",
         ),
     )
 }

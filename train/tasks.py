@@ -52,7 +52,23 @@ class Task:
         return tuple(label for label in self.labels if label not in held)
 
 
+def _identity(labels: tuple[str, ...]) -> dict[str, str]:
+    return {label: label for label in labels}
+
+
 _SUBTYPES = ("Benign", "Early", "Pre", "Pro")
+_CELLS = (
+    "blast",
+    "immature granulocyte",
+    "neutrophil",
+    "lymphocyte",
+    "monocyte",
+    "eosinophil",
+    "basophil",
+    "erythroblast",
+    "platelet",
+    "smudge cell",
+)
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -62,7 +78,7 @@ TASKS: dict[str, Task] = {
             "Acute lymphoblastic leukemia: benign (hematogones) or early pre-B, pre-B, pro-B",
             "field",
             _SUBTYPES,
-            {"taleqani": {name: name for name in _SUBTYPES}},
+            {"taleqani": _identity(_SUBTYPES), "rendered": _identity(_SUBTYPES)},
             (OperatingPoint("malignant", ("Early", "Pre", "Pro"), 0.99),),
             "one microscope field at 100x, stained smear, about 20-60 leukocytes and red cells in view, as 224 px or "
             "more; one hospital, one microscope, one stain protocol were seen in training",
@@ -71,18 +87,7 @@ TASKS: dict[str, Task] = {
             "blood-cells",
             "Blood cell types with blasts, single cells",
             "cell",
-            (
-                "blast",
-                "immature granulocyte",
-                "neutrophil",
-                "lymphocyte",
-                "monocyte",
-                "eosinophil",
-                "basophil",
-                "erythroblast",
-                "platelet",
-                "smudge cell",
-            ),
+            _CELLS,
             {
                 "deepapl": {
                     "Blast, no lineage spec": "blast",
@@ -110,6 +115,7 @@ TASKS: dict[str, Task] = {
                     "erythroblast": "erythroblast",
                     "platelet": "platelet",
                 },
+                "rendered": _identity(_CELLS),
             },
             (OperatingPoint("blast", ("blast",), 0.95),),
             "one cell in the middle of a square crop of about 26 micrometres (256 px of a CellaVision picture), "

@@ -1,0 +1,174 @@
+"""The index reads native layouts, names what it leaves out, and keeps together what belongs together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train.errors import DataError
+from train.index import PROTOCOLS, SPLITS, build_index, read_index
+from train.pixels import load_pixels, prepare_picture
+from train.render import render_field
+from train.sources import SOURCES
+from train.split import split_index
+from train.tasks import TASKS
+
+SUBTYPES = TASKS["all-subtypes"]
+
+
+def _picture(path: Path, seed: int, label: str = "Early", px: int = 96, quality: int = 92) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(render_field(label, np.random.default_rng(seed), px).pixels).save(path, quality=quality)
+
+
+@pytest.fixture
+def taleqani(tmp_path: Path) -> Path:
+    root = tmp_path / "data" / "taleqani" / "Original"
+    for c, label in enumerate(SUBTYPES.labels):
+        for n in range(5):
+            _picture(root / label / f"WBC-{label}-{n:03d}.jpg", 10 * c + n, label)
+    return tmp_path / "data"
+
+
+def test_exact_duplicates_are_dropped_and_contradictions_named(taleqani: Path, tmp_path: Path) -> None:
+    root = taleqani / "taleqani" / "Original"
+    (root / "Early" / "again.jpg").write_bytes((root / "Early" / "WBC-Early-000.jpg").read_bytes())
+    (root / "Pro" / "liar.jpg").write_bytes((root / "Pre" / "WBC-Pre-001.jpg").read_bytes())
+    index = build_index(SUBTYPES, taleqani, tmp_path / "index")
+    assert len(index.rows) == 20 - 1  # the contradicted original is gone, too
+    assert index.info["contradictory"] == ["taleqani/Original/Pre/WBC-Pre-001.jpg"]
+    assert len({row.key for row in index.rows}) == len(index.rows)
+
+
+def test_unreadable_pictures_are_named_and_left_out(taleqani: Path, tmp_path: Path) -> None:
+    root = taleqani / "taleqani" / "Original" / "Benign"
+    whole = (root / "WBC-Benign-000.jpg").read_bytes()
+    (root / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "empty.jpg").write_bytes(b"")
+    index = build_index(SUBTYPES, taleqani, tmp_path / "index")
+    assert len(index.rows) == 20
+    named = "\n".join(index.info["unreadable"])
+    assert "truncated.jpg" in named and "empty.jpg" in named
+
+
+def test_near_duplicates_share_a_group_and_strangers_need_not(taleqani: Path, tmp_path: Path) -> None:
+    root = taleqani / "taleqani" / "Original" / "Pre"
+    _picture(root / "twin-a.jpg", 77, "Pre", 224)
+    _picture(root / "twin-b.jpg", 77, "Pre", 224, quality=60)
+    index = build_index(SUBTYPES, taleqani, tmp_path / "index")
+    group = {Path(row.path).name: row.group for row in index.rows}
+    assert group["twin-a.jpg"] == group["twin-b.jpg"]
+    assert len(set(group.values())) > 1
+
+
+def test_index_survives_a_round_trip(taleqani: Path, tmp_path: Path) -> None:
+    index = build_index(SUBTYPES, taleqani, tmp_path / "index")
+    again = read_index(tmp_path / "index")
+    assert again.rows == index.rows and again.sha256 == index.sha256
+
+
+def test_cached_pixels_are_the_devices_pixels(taleqani: Path, tmp_path: Path) -> None:
+    from edge_runtime.preprocess import Preprocess, decode, prepare
+
+    index = build_index(SUBTYPES, taleqani, tmp_path / "index")
+    pixels = load_pixels(index)
+    for row, cached in zip(index.rows, pixels, strict=True):
+        assert np.array_equal(cached, prepare(decode(taleqani / row.path), Preprocess(224)))
+
+
+def test_changed_data_is_noticed_when_the_cache_is_gone(taleqani: Path, tmp_path: Path) -> None:
+    index = build_index(SUBTYPES, taleqani, tmp_path / "index")
+    for cache in (tmp_path / "index").glob("*.npy"):
+        cache.unlink()
+    _picture(taleqani / index.rows[0].path, 999)
+    with pytest.raises(DataError, match="changed since it was indexed"):
+        load_pixels(index)
+
+
+def test_missing_classes_sources_and_folders_are_named(taleqani: Path, tmp_path: Path) -> None:
+    for path in (taleqani / "taleqani" / "Original" / "Pro").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match="no pictures of Pro"):
+        build_index(SUBTYPES, taleqani, tmp_path / "index")
+    with pytest.raises(DataError, match="does not use pbc"):
+        build_index(SUBTYPES, taleqani, tmp_path / "index", ["pbc"])
+    with pytest.raises(DataError, match="no folder"):
+        build_index(SUBTYPES, tmp_path / "nowhere", tmp_path / "index")
+    with pytest.raises(DataError, match="python -m train index"):
+        read_index(tmp_path / "nothing")
+
+
+def test_native_layouts_are_read(tmp_path: Path) -> None:
+    deepapl = tmp_path / "deepapl" / "Data"
+    (deepapl / "All").mkdir(parents=True)
+    (deepapl / "master.csv").write_text("Patient_ID,Diagnosis,Cohort\nPatient_07,AML,Discovery\n")
+    for folder in ("Patient_07/Signed slides/Monocyte", "Patient_08/2018-01-02/Signed slides/Basophil"):
+        _picture(deepapl / "All" / folder / "X_1.jpg", 1)
+    found = {(s.raw_label, s.group, s.diagnosis) for s in SOURCES["deepapl"].read(tmp_path / "deepapl")}
+    assert found == {("Monocyte", "Patient_07", "AML"), ("Basophil", "Patient_08", None)}
+
+    _picture(tmp_path / "pbc" / "PBC_dataset_normal_DIB" / "ig" / "MY_1.jpg", 2)
+    assert [s.raw_label for s in SOURCES["pbc"].read(tmp_path / "pbc")] == ["ig"]
+
+    masked = tmp_path / "segmentation_wbc"
+    _picture(masked / "Dataset 2" / "001.jpg", 3)
+    (masked / "Class Labels of Dataset 2.csv").write_text("image ID,class\n1,4\n")
+    (sample,) = SOURCES["segmentation_wbc"].read(masked)
+    assert sample.raw_label == "eosinophil" and sample.path.name == "001.jpg"
+
+    bccd = tmp_path / "bccd" / "BCCD"
+    _picture(bccd / "JPEGImages" / "B_1.jpg", 4)
+    (bccd / "Annotations").mkdir()
+    (bccd / "Annotations" / "B_1.xml").write_text(
+        "<annotation><object><name>WBC</name><bndbox><xmin>5</xmin><ymin>6</ymin><xmax>25</xmax><ymax>36</ymax>"
+        "</bndbox></object></annotation>"
+    )
+    (sample,) = SOURCES["bccd"].read(tmp_path / "bccd")
+    assert (sample.raw_label, sample.box, sample.group) == ("WBC", (5, 6, 20, 30), "B_1")
+
+
+def test_single_cells_keep_one_scale(tmp_path: Path) -> None:
+    """The published 360 px crop and its central 256 px give the same pixels."""
+    big = Image.fromarray(render_field("Pre", np.random.default_rng(5), 360).pixels)
+    big.save(tmp_path / "big.png")
+    big.crop((52, 52, 308, 308)).save(tmp_path / "small.png")
+    from edge_runtime.preprocess import Preprocess
+
+    both = [prepare_picture(tmp_path / name, None, 256, Preprocess(224)) for name in ("big.png", "small.png")]
+    assert np.array_equal(*both)
+
+
+def test_splits_keep_groups_whole_and_classes_everywhere(rendered_index: Path) -> None:
+    index = read_index(rendered_index)
+    for protocol in PROTOCOLS:
+        for side in SPLITS:
+            assert {index.rows[i].label for i in index.select(protocol, side)} == set(SUBTYPES.labels)
+    for group in {row.group for row in index.rows}:
+        assert len({row.grouped for row in index.rows if row.group == group}) == 1
+    again = split_index(index, seed=0)
+    assert again.rows == index.rows, "the same seed deals the same way"
+    other = split_index(index, seed=1)
+    assert other.rows != index.rows
+    split_index(index, seed=0)
+
+
+def test_too_few_groups_are_refused(taleqani: Path, tmp_path: Path) -> None:
+    import dataclasses
+
+    index = build_index(SUBTYPES, taleqani, tmp_path / "index")
+    torn = dataclasses.replace(index, rows=tuple(dataclasses.replace(r, group=f"g{r.label}") for r in index.rows))
+    with pytest.raises(DataError, match="too few groups|would hold no"):
+        split_index(torn, seed=0)
+
+
+def test_every_real_source_is_read(shared_data: Path) -> None:
+    counts = {name: sum(1 for _ in SOURCES[name].read(shared_data / name)) for name in SOURCES if name != "rendered"}
+    assert counts["taleqani"] == 2905
+    assert counts["deepapl"] == 4289
+    assert counts["pbc"] == 4700
+    assert counts["segmentation_wbc"] == 100
+    assert counts["bccd"] > 288
+    assert len({s.group for s in SOURCES["deepapl"].read(shared_data / "deepapl")}) == 82
