@@ -25,6 +25,7 @@ test: check
 	$(BIN)/python -m pytest
 
 bench: $(READY)
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/latency.json
 	$(BIN)/python -m benchmarks
 
 clean:

@@ -42,7 +42,12 @@ def split_index(index: Index, seed: int = 0) -> Index:
             left = np.flatnonzero(column == "train")
             dealer = splitter(n_splits=folds, shuffle=True, random_state=seed)
             by = groups[left] if protocol == "grouped" else None
-            _, held_out = next(dealer.split(left, strata[left], by))
+            try:
+                _, held_out = next(dealer.split(left, strata[left], by))
+            except ValueError as error:
+                raise DataError(
+                    f"{protocol} protocol: too few groups or pictures to split", got=str(error), todo="add pictures"
+                ) from None
             column[left[held_out]] = side
         columns[protocol] = column.tolist()
     rows = tuple(

@@ -62,7 +62,7 @@ def test_burnt_in_mark_is_covered_by_what_is_above_it() -> None:
 
 
 def test_recompression_touches_the_share_asked_for() -> None:
-    cells = _cells(40, 48).numpy()
+    cells = _cells(40, 64).numpy()
     changed = [(a != b).any() for a, b in zip(cells, recompress(cells, 0.5, np.random.default_rng(0)), strict=True)]
     assert 10 <= sum(changed) <= 30
     assert not (recompress(cells, 0.0, np.random.default_rng(0)) != cells).any()

@@ -87,7 +87,9 @@ def test_weights_and_description_belong_together(straight: Path, tmp_path: Path)
         read_run(copy)
 
 
-def test_nonsense_is_answered_in_one_line(small_index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nonsense_is_answered_in_one_line(
+    small_index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = ["--out", str(tmp_path / "x"), "--accelerator", "cpu"]
     assert main(["fit", str(small_index), "--epochs", "1", "--head-epochs", "1", *out]) == 2
     assert main(["fit", str(tmp_path / "no-index"), *out]) == 1

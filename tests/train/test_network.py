@@ -73,7 +73,9 @@ def test_imagenet_scaling_is_folded_into_the_stem() -> None:
 def test_published_weights_are_loaded_by_name_and_half_precision_is_widened(tmp_path: Path) -> None:
     backbone = BACKBONES["mobilenetv2"]
     donor, network = _lively("mobilenetv2", 1), _lively("mobilenetv2", 2)
-    tensors = {f"features.{k}": v.half() if v.is_floating_point() else v for k, v in donor.features.state_dict().items()}
+    tensors = {
+        f"features.{k}": v.half() if v.is_floating_point() else v for k, v in donor.features.state_dict().items()
+    }
     save_file(tensors | {"classifier.1.weight": torch.zeros(1000, 1280)}, tmp_path / "w.safetensors")
     assert load_pretrained(network, backbone, tmp_path / "w.safetensors") == ["classifier.1.weight"]
     torch.testing.assert_close(network.features[0][0].weight, donor.features[0][0].weight, atol=1e-3, rtol=1e-3)
@@ -84,6 +86,10 @@ def test_other_weights_are_refused_by_name(tmp_path: Path) -> None:
     network = _lively("mobilenetv2")
     save_file({"layer1.weight": torch.zeros(3)}, tmp_path / "resnet.safetensors")
     (tmp_path / "text.safetensors").write_text("not tensors")
-    for name, words in (("resnet", "not weights of mobilenetv2"), ("text", "not a readable"), ("gone", "not a readable")):
+    for name, words in (
+        ("resnet", "not weights of mobilenetv2"),
+        ("text", "not a readable"),
+        ("gone", "not a readable"),
+    ):
         with pytest.raises(DataError, match=words):
             load_pretrained(network, BACKBONES["mobilenetv2"], tmp_path / f"{name}.safetensors")

@@ -1,0 +1,168 @@
+"""Tables: the README's figures, written from what was measured and from nothing else.
+
+What comes in are ``references/*/run.json`` and ``bundle-evaluation.json`` (accuracy), the shipped manifests (parity)
+and ``results/cost.json``; what goes out are the README's tables, between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+A test compares the README with what this module would write.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.bundle import default_bundles, open_bundle
+from edge_runtime.files import write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+COST = Path(__file__).parent / "results" / "cost.json"
+PROTOCOLS = {"stratified": "-stratified", "grouped": ""}
+"""Protocol -> what its folder in ``references`` adds to the task's name; the grouped one is shipped."""
+
+
+def accuracy_table() -> str:
+    """Macro-F1 of both protocols, reference and INT8, beside the controls; then the yes/no question."""
+    head = ("task, protocol", "test pictures / groups", "fp32 reference", "INT8 bundle", *CONTROLS)
+    rows, points = [], []
+    for task in default_bundles():
+        for protocol, suffix in PROTOCOLS.items():
+            folder = ROOT / "references" / f"{task}{suffix}"
+            reference = _read(folder / "run.json")["metrics"]
+            bundle = _read(folder / "bundle-evaluation.json")
+            controls = {row["name"]: row for row in reference["controls"]}
+            held = reference["protocol"]
+            size = f"{held['pictures']['test']} / {held['groups']['test']}"
+            figures = [_interval(side["test"]["macro_f1"]) for side in (reference, bundle)]
+            rows.append(
+                [f"{task}, {protocol}", size, *figures, *(_plain(controls[name]["macro_f1"]) for name in CONTROLS)]
+            )
+            points += _points(task, protocol, reference, bundle)
+    return "\n\n".join(
+        (
+            "Macro-F1 on the test split; controls see colours only:",
+            _table(head, rows),
+            "The yes/no question of each task, at the threshold stored in the bundle (chosen on validation):",
+            _table(("question, protocol, pictures", "model", "AUROC", "sensitivity", "specificity"), points),
+        )
+    )
+
+
+CONTROLS = ("colour, 1-NN", "colour, LDA", "background ring, 1-NN", "background ring, LDA")
+
+
+def _points(task: str, protocol: str, reference: dict[str, Any], bundle: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for k, point in enumerate(reference["operating_points"]):
+        for name, side in (("fp32", reference), ("INT8", bundle)):
+            found = side["operating_points"][k]
+            parts = {"all sources": found["test"], **found["per_source"]}
+            for where, values in parts.items():
+                if values["positives"] and values["positives"] < values["n"]:
+                    cells = [_interval(values[key]) for key in ("auroc", "sensitivity", "specificity")]
+                    rows.append([f"{point['name']}, {protocol}, {where if len(parts) > 1 else task}", name, *cells])
+    return sorted(rows, key=lambda row: (row[0], row[1]))
+
+
+def parity_table() -> str:
+    """Every row of the shipped bundles' parity ladders."""
+    parts = []
+    for task in default_bundles():
+        bundle = open_bundle(task)
+        parity = bundle.manifest.raw["metrics"]["parity"]
+        rows = [
+            [row["step"], row["measure"], f"{row['value']:g}", row["limit"], row.get("note", "")]
+            for row in parity["rows"]
+        ]
+        title = f"`{task}`, {parity['pictures']} test pictures, model {len(bundle.read('model.tflite')) / 1e6:.2f} MB:"
+        parts.append(f"{title}\n\n{_table(('step', 'measure', 'value', 'limit', ''), rows)}")
+    return "\n\n".join(parts)
+
+
+def cost_table() -> str:
+    """Times and ratios of ``results/cost.json``."""
+    found = _read(COST)
+    machine = found["machine"]
+    task = next(iter(found["class_map"]))
+    parts = [f"MobileNetV2 224 px on {machine['cores']} cores of {machine['cpu']}, warm unless said otherwise."]
+    rows = []
+    for measured in found["inference"][task]:
+        for way, values in measured["ways"].items():
+            rows.append(
+                [
+                    way,
+                    str(measured["threads"]),
+                    *(f"{values[f'{q}_ms']:.2f}" for q in ("p50", "p90", "p99")),
+                    f"{values['ratio']['value']:.2f} [{values['ratio']['low']:.2f}, {values['ratio']['high']:.2f}]",
+                ]
+            )
+    head = ("inference, interleaved in one process", "threads", "p50 ms", "p90 ms", "p99 ms", "ratio of medians")
+    parts.append(_table(head, rows))
+    rows = [
+        [
+            name,
+            str(one["threads"]),
+            f"{one['ratio']['value']:.4f} [{one['ratio']['low']:.4f}, {one['ratio']['high']:.4f}]",
+        ]
+        for name, both in found["class_map"].items()
+        for one in both
+    ]
+    parts.append(_table(("graph with class map / the same graph without", "threads", "ratio of medians"), rows))
+    rows = []
+    for name, answer in found["answer"].items():
+        for part, values in answer["parts"].items():
+            title = f"{name}: {part}" + (f" ({answer['picture']})" if part == "decode" else "")
+            rows.append([title, *(f"{values[f'{q}_ms']:.2f}" for q in ("p50", "p90", "p99"))])
+    parts.append(_table(("one answer, 1 thread", "p50 ms", "p90 ms", "p99 ms"), rows))
+    rows = [
+        [
+            f"`classify --json {one['picture']}`",
+            *(f"{one['seconds'][q]:.3f}" for q in ("p50", "p90", "p99")),
+            f"{one['peak_rss_mb']:.0f}",
+        ]
+        for one in found["command"].values()
+    ]
+    parts.append(_table(("fresh process, start to printed JSON", "p50 s", "p90 s", "p99 s", "peak RSS, MB"), rows))
+    return "\n\n".join(parts)
+
+
+TABLES = {"accuracy": accuracy_table, "parity": parity_table, "cost": cost_table}
+
+
+def with_tables(text: str) -> str:
+    """Return the README's text with every table made anew."""
+    for name, make in TABLES.items():
+        pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise ValueError(f"README.md: no place for the table {name}")
+        table = make()
+        text = pattern.sub(lambda place, table=table: f"{place[1]}\n{table}\n\n{place[2]}", text)
+    return text
+
+
+def write_readme() -> None:
+    """Write the README's tables anew."""
+    write_text(README, with_tables(README.read_text(encoding="utf-8")))
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _interval(found: dict[str, float]) -> str:
+    return f"{found['value']:.4f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def _plain(found: dict[str, float]) -> str:
+    return f"{found['value']:.3f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    write_readme()
