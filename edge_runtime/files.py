@@ -1,11 +1,45 @@
-"""Files are written whole or not at all: to a temporary name beside the target, then renamed."""
+"""Files are written whole or not at all: to a temporary name beside the target, then renamed.
+
+A program that is killed in between leaves the old file as it was, and nobody ever reads half of a new one.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import OutputError
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes its name only when the block ends without an exception.
+
+    Args:
+        path: of the file; its folder must exist.
+
+    Yields:
+        A binary stream.
+
+    Raises:
+        OutputError: the folder is missing, read-only or full, or the name is a folder's.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BrokenPipeError:  # of somebody's standard output, not of this file
+        raise
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written", got=error.strerror or type(error).__name__) from None
+    finally:
+        _remove(temporary)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -14,18 +48,29 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         OutputError: the folder is missing, read-only or full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written", got=error.strerror or type(error).__name__) from None
+    with write_whole(path) as stream:
+        stream.write(content)
 
 
 def write_text(path: Path, content: str) -> None:
     """Write UTF-8 text, as `write_bytes`."""
     write_bytes(path, content.encode("utf-8"))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents unless they are there.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be made", got=error.strerror or type(error).__name__) from None
+
+
+def _remove(temporary: Path) -> None:
+    try:
+        temporary.unlink(missing_ok=True)
+    except OSError:  # the folder itself is gone or read-only: its error has been raised already
+        return

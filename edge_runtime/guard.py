@@ -10,8 +10,21 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from .errors import LeukoscopeError
+from .errors import LeukoscopeError, UsageError
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 + the signal's number, as shells have it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line and a hint, not a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and exit with status 2."""
+        complain(f"{message} (see: {self.prog} --help)")
+        raise SystemExit(UsageError.exit_status)
 
 
 def guarded(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
@@ -24,15 +37,33 @@ def guarded(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = N
     Returns:
         0; 1 for a failure; 2 for wrong usage; 130 when interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # the name of a file need not exist in this encoding
     try:
         args = parser.parse_args(arguments)
-        return int(args.run(args) or 0)
+        status = int(args.run(args) or 0)
+        sys.stdout.flush()  # here: at exit nobody could catch that the pipe is closed
+        return status
     except LeukoscopeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(str(error))
         return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    except MemoryError:
+        complain("out of memory")
+        return LeukoscopeError.exit_status
     except BrokenPipeError:  # the reader of a pipe (head, say) has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def complain(message: str, kind: str = "error") -> None:
+    """Print one line on standard error."""
+    print(f"{kind}: {plain(message)}", file=sys.stderr)
+
+
+def plain(text: str) -> str:
+    """Return a text as one line without control characters, which could redraw a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))

@@ -32,6 +32,7 @@ MAX_PICTURE_PIXELS = 178_000_000
 refuses a little more, 2 x 89.5 megapixels, by itself."""
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")  # a phone's MPO is a JPEG to Pillow
 _CHUNK_BYTES = 4 * 1024 * 1024
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
@@ -76,7 +77,7 @@ def decode(source: Path | bytes, name: str | None = None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own size warning: the limit here is ours, checked below
-            with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG", "TIFF", "BMP", "WEBP", "MPO")) as picture:
+            with Image.open(io.BytesIO(encoded), formats=_FORMATS) as picture:
                 if picture.width * picture.height > MAX_PICTURE_PIXELS:
                     raise ImageError(
                         f"{name}: too large to decode",
@@ -94,7 +95,7 @@ def decode(source: Path | bytes, name: str | None = None) -> Image.Image:
         raise ImageError(f"{name}: too large to decode", expected=megapixels, todo="cut it into fields") from None
     except MemoryError:
         raise ImageError(f"{name}: too large for this machine's memory", todo="cut it into fields") from None
-    except Exception as error:  # decoders raise anything on damaged files
+    except Exception as error:  # noqa: BLE001 - decoders raise anything on damaged files
         raise ImageError(f"{name}: damaged or truncated", got=f"{type(error).__name__}: {error}") from None
 
 
@@ -170,9 +171,10 @@ def prepare(picture: Image.Image, preprocess: Preprocess, box: Box | None = None
     if side <= 0:
         raise ImageError("box outside the picture", got=box, expected=f"within {picture.width} x {picture.height}")
     x, y = left + (right - left - side) // 2, top + (bottom - top - side) // 2
-    resized = picture.resize(
-        (preprocess.input_px, preprocess.input_px), Image.Resampling.BILINEAR, box=(x, y, x + side, y + side)
-    )
+    # crop, then resize: resizing with a box would let the filter look at pixels outside it
+    whole = picture.size == (side, side)
+    square = picture if whole else picture.crop((x, y, x + side, y + side))
+    resized = square.resize((preprocess.input_px, preprocess.input_px), Image.Resampling.BILINEAR)
     return np.array(resized)  # (input_px, input_px, 3) uint8; a copy the caller may write to
 
 
@@ -190,7 +192,7 @@ def from_picture(picture: Image.Image, name: str = "picture") -> Image.Image:
         return _to_rgb(_upright(picture.copy()), name)  # a copy: the caller's picture stays as it is
     except ImageError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - decoders raise anything on damaged files
         raise ImageError(f"{name}: damaged or truncated", got=f"{type(error).__name__}: {error}") from None
 
 

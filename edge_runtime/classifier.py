@@ -1,0 +1,198 @@
+"""The classifier: a picture in, a `Prediction` with its explanation out. What most programs use of this package.
+
+    classifier = Classifier.open("all-subtypes")
+    prediction = classifier.classify("smear.jpg")
+
+Everything particular to a model (labels, input size, temperature, thresholds) comes from its bundle. Nothing is printed
+or written here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import DEFAULT_MODEL
+from .bundle import Bundle, open_bundle
+from .engines import Engine, open_engine
+from .errors import UsageError
+from .heatmap import heatmap
+from .preprocess import Pixels, Preprocess, decode, from_array, from_picture, prepare
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Flag:
+    """The answer to an operating point: `yes` when `score` (summed probability, 0..1) >= `threshold`."""
+
+    yes: bool
+    score: float
+    threshold: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model says about one picture.
+
+    Attributes:
+        label: the most probable one.
+        probability: of that label, 0..1.
+        probabilities: label -> probability, in the order of the logits; they sum to 1.
+        logits: (K,) float32.
+        class_map: (h, w, K) float32, evidence for each class at each position.
+        heatmap: (h, w) float32, 0..1, of the predicted label.
+        pixels: (input_px, input_px, 3) uint8 RGB, what the model saw; heatmap and class map lie over it.
+        flags: operating point -> answer.
+        timings_ms: "decode", "prepare", "infer" and "total", milliseconds.
+        bundle_id: of the bundle that answered.
+        degraded: True when the bundle did not pass its parity gates.
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    logits: npt.NDArray[np.float32]
+    class_map: npt.NDArray[np.float32]
+    heatmap: npt.NDArray[np.float32]
+    pixels: Pixels
+    flags: dict[str, Flag]
+    timings_ms: dict[str, float]
+    bundle_id: str
+    degraded: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but class map and pixels, as JSON takes it; the heatmap as rows of numbers."""
+        return {
+            "label": self.label,
+            "probability": round(self.probability, 6),
+            "probabilities": {label: round(value, 6) for label, value in self.probabilities.items()},
+            "logits": [round(float(value), 6) for value in self.logits],
+            "heatmap": [[round(float(value), 4) for value in row] for row in self.heatmap],
+            "flags": {
+                name: {"yes": flag.yes, "score": round(flag.score, 6), "threshold": flag.threshold}
+                for name, flag in self.flags.items()
+            },
+            "timings_ms": {name: round(value, 3) for name, value in self.timings_ms.items()},
+            "bundle_id": self.bundle_id,
+            "degraded": self.degraded,
+        }
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A bundle with its engine, ready to answer."""
+
+    bundle: Bundle
+    engine: Engine
+    preprocess: Preprocess
+
+    @classmethod
+    def open(
+        cls,
+        model: str | os.PathLike[str] | Bundle = DEFAULT_MODEL,
+        engine: str | None = None,
+        threads: int | None = None,
+    ) -> Classifier:
+        """Open a bundle and load its model.
+
+        Args:
+            model: name of a default bundle, the path of a bundle, or an open one.
+            engine: one of `engines.ENGINES`; default: the first that is installed and has a model in the bundle.
+            threads: for one inference; default: the CPUs this process may use, at most 4.
+
+        Raises:
+            BundleError: the bundle is missing or not what it must be.
+            EngineError: no engine for it.
+            UsageError: unknown engine, or threads out of range.
+        """
+        bundle = model if isinstance(model, Bundle) else open_bundle(model)
+        return cls(bundle, open_engine(engine, bundle, threads=threads), bundle.manifest.preprocess)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the labels, in the order of the logits."""
+        return self.bundle.manifest.task.labels
+
+    def classify(
+        self, image: str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8], name: str | None = None
+    ) -> Prediction:
+        """Classify one picture.
+
+        Args:
+            image: a file's path, encoded bytes, a Pillow picture, or (H, W, 3) uint8 RGB of any size.
+            name: what errors call it.
+
+        Raises:
+            ImageError: not a picture this program takes.
+            EngineError: the engine failed, or returned a value that is not finite.
+        """
+        start = time.perf_counter()
+        if isinstance(image, str | os.PathLike):
+            picture = decode(Path(image), name)
+        elif isinstance(image, bytes):
+            picture = decode(image, name)
+        elif isinstance(image, np.ndarray):
+            picture = from_array(image, name or "array")
+        else:
+            picture = from_picture(image, name or "picture")
+        decoded = time.perf_counter()
+        pixels = prepare(picture, self.preprocess)
+        del picture  # its memory is needed for the inference
+        return self._answer(pixels, start, decoded, time.perf_counter())
+
+    def classify_pixels(self, pixels: Pixels) -> Prediction:
+        """Classify pixels that `preprocess.prepare` made: (input_px, input_px, 3) uint8 RGB, taken as they are."""
+        start = time.perf_counter()
+        return self._answer(pixels, start, start, start)
+
+    def _answer(self, pixels: Pixels, start: float, decoded: float, prepared: float) -> Prediction:
+        logits, class_map = self.engine.run(pixels)
+        inferred = time.perf_counter()
+        manifest = self.bundle.manifest
+        values = softmax(logits, manifest.temperature)
+        probabilities = {label: float(value) for label, value in zip(self.labels, values, strict=True)}
+        flags = {}
+        for point in manifest.operating_points:
+            score = min(1.0, sum(probabilities[label] for label in point.positive))
+            flags[point.name] = Flag(score >= point.threshold, score, point.threshold)
+        best = int(np.argmax(logits))
+        shown = heatmap(class_map, best)
+        moments = {"decode": decoded - start, "prepare": prepared - decoded, "infer": inferred - prepared}
+        moments["total"] = time.perf_counter() - start
+        return Prediction(
+            self.labels[best],
+            float(values[best]),
+            probabilities,
+            logits,
+            class_map,
+            shown,
+            pixels,
+            flags,
+            {name: 1000.0 * seconds for name, seconds in moments.items()},
+            self.bundle.id,
+            not manifest.parity_passed,
+        )
+
+
+def softmax(logits: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float64]:
+    """Return probabilities, (K,) float64 that sum to 1: ``softmax(logits / temperature)``.
+
+    Args:
+        logits: (K,) float, finite.
+        temperature: > 0; above 1 makes the model less sure.
+    """
+    if temperature <= 0:
+        raise UsageError("wrong temperature", got=temperature, expected="more than 0")
+    # The largest becomes 0 before the division, so that even a tiny temperature gives no infinity minus infinity.
+    shifted = np.asarray(logits, dtype=np.float64) - np.float64(np.max(logits))
+    with np.errstate(over="ignore", under="ignore"):
+        powers = np.exp(shifted / temperature)
+    return np.asarray(powers / powers.sum(), dtype=np.float64)

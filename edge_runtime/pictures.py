@@ -1,0 +1,86 @@
+"""Which pictures a command line means: files as they are, folders searched, ``-`` for standard input.
+
+What comes in are the arguments; what goes out is a list of names in a stable order. No picture is opened here: a file
+that is not there or not a picture gets its own error when its turn comes, and the others go on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from .errors import UsageError
+from .preprocess import PICTURE_SUFFIXES
+
+STDIN = "-"
+
+
+def find_pictures(arguments: Iterable[str], on_error: Callable[[OSError], None]) -> list[str]:
+    """List the pictures that the arguments mean.
+
+    Args:
+        arguments: files, folders (searched through all levels, sorted; hidden names and links to folders are left
+            out) and at most one "-".
+        on_error: called for each folder below that cannot be listed.
+
+    Returns:
+        Paths, and "-" for standard input.
+
+    Raises:
+        UsageError: nothing to do, or standard input twice.
+    """
+    found: list[str] = []
+    for argument in arguments:
+        if argument == STDIN and STDIN in found:
+            raise UsageError("standard input can be read only once", got="two '-'")
+        if argument != STDIN and os.path.isdir(argument):
+            found.extend(_in_folder(argument, on_error))
+        else:
+            found.append(argument)
+    if not found:
+        raise UsageError("no pictures there", expected="files with " + ", ".join(sorted(PICTURE_SUFFIXES)))
+    return found
+
+
+def _in_folder(folder: str, on_error: Callable[[OSError], None]) -> list[str]:
+    found = []
+    for where, folders, names in os.walk(folder, onerror=on_error):
+        # Hidden ones are no smears: thumbnails, and the "._" twins that a Mac leaves on every card.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
+                found.append(os.path.join(where, name))
+    return found
+
+
+def overlay_paths(pictures: list[str], target: Path) -> list[Path]:
+    """Say where the overlay of each picture goes.
+
+    Args:
+        pictures: from `find_pictures`.
+        target: a picture's name, for one picture; else a folder.
+
+    Returns:
+        One path per picture, all different: in a folder ``<name>.overlay.png``, numbered where names repeat.
+
+    Raises:
+        UsageError: a file for several pictures, or one of the pictures itself.
+    """
+    if target.suffix.lower() in PICTURE_SUFFIXES and not target.is_dir():
+        if len(pictures) > 1:
+            raise UsageError("one overlay file for several pictures", got=str(target), expected="a folder")
+        if os.path.realpath(target) == os.path.realpath(pictures[0]):
+            raise UsageError("the overlay would overwrite the picture", got=str(target))
+        return [target]
+    taken: set[str] = set()
+    paths = []
+    for picture in pictures:
+        stem = "stdin" if picture == STDIN else Path(picture).stem
+        name, number = stem, 1
+        while name.casefold() in taken:  # some file systems take A.png and a.png for one name
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name.casefold())
+        paths.append(target / f"{name}.overlay.png")
+    return paths

@@ -1,0 +1,191 @@
+"""Results as text: for people, as JSON lines, as CSV, as tables. Values in, strings out; nothing is printed here.
+
+Everything that comes from outside (names of files, texts of a manifest) passes `plain` before it stands in a line for
+people, so that a file's name can neither break a line nor send control codes to a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .guard import plain
+from .manifest import Manifest
+
+if TYPE_CHECKING:
+    from .bundle import Bundle
+    from .classifier import Prediction
+    from .golden import VerifyReport
+
+NOTE = "Research decision support, not a diagnosis."
+
+
+def json_line(values: Mapping[str, Any]) -> str:
+    """Return one line of JSON, ASCII only, without NaN."""
+    return json.dumps(values, ensure_ascii=True, allow_nan=False)
+
+
+def prediction_json(picture: str, prediction: Prediction) -> str:
+    """Return a prediction as one line of JSON; `picture` comes first."""
+    return json_line({"picture": picture, **prediction.to_dict()})
+
+
+def prediction_line(picture: str, prediction: Prediction, top: int) -> str:
+    """Return a prediction as one line for people.
+
+    Args:
+        picture: its name.
+        prediction: the answer.
+        top: how many labels to name, at least 1.
+    """
+    ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+    others = [f"{label} {100 * value:.1f} %" for label, value in ranked if label != prediction.label][: top - 1]
+    first = f"{plain(picture)}: {prediction.label} {100 * prediction.probability:.1f} %"
+    flags = ", ".join(
+        f"{name}: {'yes' if flag.yes else 'no'} ({flag.score:.3f} {'>=' if flag.yes else '<'} {flag.threshold:.3f})"
+        for name, flag in prediction.flags.items()
+    )
+    parts = [first + (f" ({', '.join(others)})" if others else ""), flags, f"{prediction.timings_ms['total']:.0f} ms"]
+    return "; ".join(part for part in parts if part)
+
+
+def csv_header(manifest: Manifest) -> str:
+    """Return the head of a CSV table for a bundle's predictions."""
+    labels = [f"p {label}" for label in manifest.task.labels]
+    flags = [point.name for point in manifest.operating_points]
+    return _csv(["picture", "label", "probability", *labels, *flags, "total_ms", "bundle_id", "degraded", "error"])
+
+
+def csv_row(picture: str, prediction: Prediction) -> str:
+    """Return a prediction as a row under `csv_header`."""
+    return _csv(
+        [
+            picture,
+            prediction.label,
+            f"{prediction.probability:.6f}",
+            *(f"{value:.6f}" for value in prediction.probabilities.values()),
+            *("yes" if flag.yes else "no" for flag in prediction.flags.values()),
+            f"{prediction.timings_ms['total']:.3f}",
+            prediction.bundle_id,
+            "yes" if prediction.degraded else "no",
+            "",
+        ]
+    )
+
+
+def csv_error(picture: str, error: str, manifest: Manifest) -> str:
+    """Return the row of a picture that could not be classified."""
+    empty = len(manifest.task.labels) + len(manifest.operating_points) + 5
+    return _csv([picture, *[""] * empty, error])
+
+
+def _csv(cells: Sequence[str]) -> str:
+    """Return one record as RFC 4180 has it, without its line end."""
+    return ",".join('"' + cell.replace('"', '""') + '"' if set(cell) & set('",\r\n') else cell for cell in cells)
+
+
+def bundle_facts(name: str, bundle: Bundle) -> dict[str, Any]:
+    """Return what ``models`` says about a bundle, as JSON takes it."""
+    manifest = bundle.manifest
+    measure = manifest.macro_f1
+    return {
+        "model": name,
+        "id": bundle.id,
+        "task": manifest.task.name,
+        "labels": list(manifest.task.labels),
+        "backbone": manifest.backbone,
+        "recipe": manifest.recipe,
+        "files": list(bundle.models),
+        "model_bytes": sum(manifest.files[file].size_bytes for file in bundle.models),
+        "parity_passed": manifest.parity_passed,
+        "macro_f1": {"value": measure.value, "low": measure.low, "high": measure.high} if measure else None,
+    }
+
+
+def models_table(facts: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table that ``models`` prints."""
+    rows = [("model", "task", "labels", "backbone", "recipe", "size", "parity", "macro-F1")]
+    for fact in facts:
+        measure = fact["macro_f1"]
+        score = "-" if measure is None else f"{measure['value']:.3f}"
+        if measure is not None and measure["low"] is not None:
+            score += f" ({measure['low']:.3f} to {measure['high']:.3f})"
+        size = f"{fact['model_bytes'] / 1e6:.2f} MB"
+        parity = "passed" if fact["parity_passed"] else "FAILED"
+        labels = str(len(fact["labels"]))
+        rows.append((fact["model"], fact["task"], labels, fact["backbone"], fact["recipe"], size, parity, score))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    padded = (zip(row, widths, strict=True) for row in rows)
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in row).rstrip() for row in padded)
+
+
+def info_text(bundle: Bundle) -> str:
+    """Return what ``info`` prints: a bundle's manifest for people."""
+    manifest, raw = bundle.manifest, bundle.manifest.raw
+    training, quantization, limits = raw["training"], raw["quantization"], raw["limits"]
+    calibration = quantization["calibration"]
+    calibrated = f"{calibration['images']} pictures of {calibration['split']}" if calibration else "none"
+    facts = [
+        ("bundle", bundle.id),
+        ("folder", str(bundle.root)),
+        ("task", f"{manifest.task.title} ({manifest.task.name}, one {manifest.task.kind} a picture)"),
+        ("labels", ", ".join(manifest.task.labels)),
+        ("input", f"{manifest.io.input_px} x {manifest.io.input_px} px RGB, {raw['preprocess']['crop']}"),
+        ("class map", f"{manifest.io.map_height} x {manifest.io.map_width}"),
+        ("temperature", f"{manifest.temperature:g}"),
+        *(
+            (
+                "question",
+                f"{p.name}: {' + '.join(p.positive)} >= {p.threshold:g}"
+                f" (validation: sensitivity {p.sensitivity:.3f}, specificity {p.specificity:.3f})",
+            )
+            for p in manifest.operating_points
+        ),
+        ("quantization", f"{manifest.recipe}: weights {quantization['weights']}"),
+        ("", f"activations {quantization['activations']}"),
+        ("calibration", calibrated),
+        ("training", f"{training['run']}: {training['backbone']}, {training['protocol']}, seed {training['seed']}"),
+        *(("source", f"{s['name']}: {s['title']} ({s['licence']})") for s in training["sources"]),
+        *(
+            (
+                "parity",
+                f"{row['step']}, {row['measure']}: {row['value']} (limit {row['limit']})"
+                f" {'passed' if row['passed'] else 'FAILED'}",
+            )
+            for row in raw["metrics"]["parity"]["rows"]
+        ),
+        *(("metric", f"{key}: {_measure(value)}") for key, value in raw["metrics"]["this"].items()),
+        ("golden", f"{len(manifest.golden.cases)} pictures; see: python -m edge_runtime verify"),
+        ("intended", limits["intended"]),
+        ("not for", limits["not_for"]),
+        *(("note", note) for note in limits["notes"]),
+        *(("file", f"{name} {info.size_bytes} bytes, {info.sha256[:12]}") for name, info in manifest.files.items()),
+    ]
+    return "\n".join(f"{key:<13}{plain(value)}" for key, value in facts)
+
+
+def _measure(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict) and {"value", "low", "high"} <= set(value):
+        return f"{_measure(value['value'])} ({_measure(value['low'])} to {_measure(value['high'])})"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def verify_text(report: VerifyReport) -> str:
+    """Return what ``verify`` prints about one bundle."""
+    lines = []
+    for case in report.cases:
+        label = case.label_got or "no label"
+        found = (
+            f"pixels {'equal' if case.pixels_equal else 'DIFFER'}, "
+            f"label {label if case.label_got == case.label_expected else f'{label}, NOT {case.label_expected}'}, "
+            f"logits {case.logits_diff:.3g} (limit {report.logits_tolerance:.3g}), "
+            f"class map {case.class_map_diff:.3g} (limit {report.class_map_tolerance:.3g})"
+        )
+        lines.append(plain(f"  {'ok' if case.passed else 'FAILED'} {case.picture}: {case.error or found}"))
+    passed = sum(case.passed for case in report.cases)
+    verdict = "verified" if report.passed else "FAILED"
+    lines.append(f"{report.bundle_id} with {report.engine}: {verdict}, {passed} of {len(report.cases)} golden pictures")
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""The heatmap is ReLU of the class map at peak 1, and the overlay is a picture that says what it shows."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundle_maker import smear
+from PIL import Image, ImageFont
+
+from edge_runtime.classifier import Classifier, Prediction
+from edge_runtime.errors import OutputError
+from edge_runtime.heatmap import heatmap, upsample
+from edge_runtime.overlay import SIDE_PX, colours, overlay, save_overlay
+
+RNG = np.random.default_rng(1)
+
+
+@pytest.fixture(scope="module")
+def prediction(valid_bundle: Path) -> Prediction:
+    """Return the answer to a drawn field."""
+    return Classifier.open(valid_bundle).classify(smear(96, 7))
+
+
+def test_the_heatmap_is_the_closed_form() -> None:
+    class_map = RNG.normal(size=(4, 6, 3)).astype(np.float32)
+    for k in range(3):
+        positive = np.maximum(class_map[..., k], 0)
+        shown = heatmap(class_map, k)
+        assert shown.shape == (4, 6) and shown.dtype == np.float32
+        assert np.allclose(shown, positive / positive.max(), atol=1e-7) and shown.max() == 1
+
+
+def test_the_heatmap_ignores_the_scale_of_the_map_but_not_its_sign() -> None:
+    class_map = RNG.normal(size=(4, 4, 2)).astype(np.float32)
+    assert np.allclose(heatmap(class_map, 1), heatmap(class_map * np.float32(7.5), 1), atol=1e-6)
+    assert not np.allclose(heatmap(class_map, 1), heatmap(-class_map, 1))
+
+
+def test_without_evidence_the_heatmap_is_zero_and_finite() -> None:
+    for value in (0.0, -3.0):
+        assert not heatmap(np.full((4, 4, 2), value, np.float32), 0).any()
+    tiny = np.full((2, 2, 1), np.float32(1e-45))
+    assert np.isfinite(heatmap(tiny, 0)).all()
+
+
+def test_upsampling_is_bilinear_and_keeps_bounds() -> None:
+    small = np.array([[0, 1], [1, 0]], np.float32)
+    large = upsample(small, 8)
+    assert large.shape == (8, 8) and large.dtype == np.float32
+    assert large.min() >= 0 and large.max() <= 1
+    assert np.allclose(large, large.T) and large[0, 0] == 0 and large[0, -1] == 1
+    assert np.allclose(upsample(np.full((3, 3), 0.25, np.float32), 10), 0.25)
+
+
+def test_the_colour_map_rises_evenly_in_lightness() -> None:
+    table = colours(np.linspace(0, 1, 101, dtype=np.float32)) / 255
+    linear = np.where(table <= 0.04045, table / 12.92, ((table + 0.055) / 1.055) ** 2.4)  # sRGB, IEC 61966-2-1
+    luminance = linear @ (0.2126, 0.7152, 0.0722)
+    lightness = np.where(luminance > 0.008856, 116 * np.cbrt(luminance) - 16, 903.3 * luminance)  # CIE 1976 L*
+    steps = np.diff(lightness)
+    assert (steps > 0).all() and steps.max() < 3 * steps.mean()
+    assert colours(np.array([-1.0, 2.0], np.float32)).tolist() == [[0, 0, 4], [252, 255, 164]]
+
+
+def test_the_overlay_shows_the_pixels_the_heatmap_and_the_words(prediction: Prediction) -> None:
+    hot = np.zeros((4, 4), np.float32)
+    hot[0, 0] = 1
+    picture = np.asarray(overlay(replace(prediction, heatmap=hot))).astype(int)
+    assert picture.shape[2] == 3 and picture.shape[0] > SIDE_PX and picture.shape[1] > 2 * SIDE_PX
+    left, right = picture[8 : 8 + SIDE_PX, 8 : 8 + SIDE_PX], picture[8 : 8 + SIDE_PX, SIDE_PX + 16 : 2 * SIDE_PX + 16]
+    seen = Image.fromarray(prediction.pixels).resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)
+    assert np.abs(left - np.asarray(seen)).max() == 0
+    assert right[:50, :50].mean() > right[-50:, -50:].mean() + 50  # hot is light, cold is dark
+    assert (picture[SIDE_PX + 16 :] < 100).any()  # there are words
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".PNG"])
+def test_overlays_are_written_whole(prediction: Prediction, tmp_path: Path, suffix: str) -> None:
+    save_overlay(prediction, tmp_path / f"a{suffix}")
+    assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]
+    with Image.open(tmp_path / f"a{suffix}") as picture:
+        picture.load()
+
+
+def test_overlays_that_cannot_be_written_are_one_line(prediction: Prediction, tmp_path: Path) -> None:
+    for path, says in (
+        (tmp_path / "a.xyz", "not a picture's name"),
+        (tmp_path / "none" / "a.png", "cannot be written"),
+    ):
+        with pytest.raises(OutputError, match=says):
+            save_overlay(prediction, path)
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        save_overlay(prediction, tmp_path / "folder.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+
+
+def test_labels_of_any_script_are_drawn_with_any_font(prediction: Prediction, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = replace(prediction, label="良性", degraded=True)
+    overlay(foreign)
+    bitmap = ImageFont.load_default_imagefont()
+    monkeypatch.setattr(ImageFont, "load_default", lambda size=None: bitmap)
+    overlay(foreign).save(io.BytesIO(), "PNG")

@@ -1,0 +1,78 @@
+"""A valid manifest is read as it is; what every other one is told stands in tests/attacks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundle_maker import LABELS, TINY_IO
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_runtime.errors import BundleError
+from edge_runtime.manifest import Manifest, Measure, parse_manifest
+
+
+@pytest.fixture
+def stated(valid_bundle: Path) -> dict[str, Any]:
+    """Return a valid manifest as JSON has it."""
+    found: dict[str, Any] = json.loads((valid_bundle / "manifest.json").read_bytes())
+    return found
+
+
+def parsed(stated: dict[str, Any]) -> Manifest:
+    """Parse a manifest given as a dict."""
+    return parse_manifest(json.dumps(stated).encode())
+
+
+def test_a_valid_manifest_is_read_as_it_is(stated: dict[str, Any]) -> None:
+    manifest = parsed(stated)
+    assert manifest.raw == stated
+    assert manifest.task.labels == LABELS and manifest.task.kind == "field"
+    assert manifest.io == TINY_IO
+    assert (manifest.temperature, manifest.recipe, manifest.backbone) == (1.5, "int8", "tiny")
+    assert manifest.parity_passed and manifest.macro_f1 == Measure(0.99, 0.98, 0.997)
+    point = manifest.operating_points[0]
+    assert (point.name, point.positive, point.threshold) == ("malignant", ("Other",), 0.25)
+    assert manifest.golden.cases[1] == ("golden/1.png", "golden/1.json")
+    assert manifest.files["MODEL_CARD.md"].size_bytes == 9
+    assert (manifest.preprocess.input_px, manifest.preprocess.crop) == (32, "centre-square")
+
+
+def test_unknown_keys_are_ignored(stated: dict[str, Any]) -> None:
+    stated["later"] = {"a": [1, None]}
+    stated["quantization"]["granularity"] = "per-channel"
+    assert parsed(stated).raw["later"] == {"a": [1, None]}
+
+
+def test_what_may_be_missing_may_be_missing(stated: dict[str, Any]) -> None:
+    stated["operating_points"] = []
+    stated["quantization"]["calibration"] = None
+    stated["metrics"]["this"] = {}
+    stated["metrics"]["parity"] = {"passed": False, "rows": []}
+    stated["temperature"] = 2
+    manifest = parsed(stated)
+    assert manifest.macro_f1 is None and manifest.operating_points == () and not manifest.parity_passed
+    stated["metrics"]["this"] = {"macro_f1": 0.9}
+    assert parsed(stated).macro_f1 == Measure(0.9, None, None)
+
+
+def test_labels_may_be_of_any_script(stated: dict[str, Any]) -> None:
+    stated["task"]["labels"] = ["良性", "Früh", "Pré", "Про", "Other"]
+    assert parsed(stated).task.labels[0] == "良性"
+
+
+VALID = json.dumps({"format": "leukoscope-bundle", "version": 1, "task": {"labels": ["a", "b"], "n": [1.5, None]}})
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, 10_000))
+def test_damaged_manifests_give_a_bundle_error_of_one_line(changes: list[tuple[int, int]], cut: int) -> None:
+    damaged = bytearray(VALID.encode())
+    for place, value in changes:
+        damaged[place % len(damaged)] = value
+    with pytest.raises(BundleError) as caught:
+        parse_manifest(bytes(damaged[: cut % len(damaged)] if cut % 3 == 0 else damaged))
+    assert str(caught.value).startswith("manifest.json: ") and "\n" not in str(caught.value)
