@@ -48,19 +48,19 @@ def test_run_folder_is_whole(straight: Path, small_index: Path) -> None:
 def test_stopped_run_resumes_to_the_same_weights(
     straight: Path, small_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class PowerCut(Exception):
+    class PowerCutError(Exception):
         pass
 
     train_epoch = fit_module._train_epoch
 
     def cut(*args: object) -> float:
         if FitConfig in map(type, args) and 2 in args:  # the third epoch
-            raise PowerCut
+            raise PowerCutError
         return train_epoch(*args)  # type: ignore[arg-type]
 
     folder = tmp_path / "resumed"
     monkeypatch.setattr(fit_module, "_train_epoch", cut)
-    with pytest.raises(PowerCut):
+    with pytest.raises(PowerCutError):
         main(["fit", str(small_index), *SHORT, "--out", str(folder)])
     assert not (folder / "weights.safetensors").exists()
     monkeypatch.undo()

@@ -1,0 +1,491 @@
+"""Evaluate: what a run, or the bundle made of it, is worth - beside what one gets without looking at a cell.
+
+What comes in are run folders and their indexes; what goes out are metrics with intervals, the temperature and the
+thresholds (both chosen on validation), all written into ``run.json``, two pictures, and a table in which the network
+stands beside its controls. Given a bundle, the same test pictures go from their files through ``edge_runtime`` alone,
+and reference and bundle are compared picture by picture. Nothing is chosen here by looking at the test split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.errors import UsageError
+from edge_runtime.files import write_text
+
+from .controls import Features, burnt_in_control, control_features, controls
+from .errors import DataError
+from .index import SPLITS, Index, read_index
+from .metrics import (
+    RESAMPLES,
+    Interval,
+    evaluate_operating_point,
+    evaluate_predictions,
+    fit_temperature,
+    operating_point,
+    paired_difference,
+    probabilities,
+)
+from .run_folder import Run, read_run, write_info
+
+if TYPE_CHECKING:
+    from edge_runtime.classifier import Classifier
+    from edge_runtime.preprocess import Pixels
+
+    from .network import SelfExplaining
+
+SEED = 0
+"""Of the bootstrap. Fixed: an interval must not depend on who computes it."""
+
+PROTOCOL_TEXT = {
+    "stratified": "dealt out picture by picture; the same patient or slide may be on both sides",
+    "grouped": "dealt out by whole groups (patient, or near-duplicate and colour cluster); no group is on two sides",
+}
+
+Logits = npt.NDArray[np.float32]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders; several share one table")
+    parser.add_argument("--index", type=Path, metavar="FOLDER", help="where the run's index lies now, if it was moved")
+    parser.add_argument("--bundle", metavar="DIR", help="judge this bundle of the run, through edge_runtime")
+    parser.add_argument("--engine", help="of the bundle; default: the first that is installed")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="where a bundle's result goes (default RUN/bundle-evaluation.json)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the metrics as JSON instead of tables")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate runs, or one run's bundle, and print the tables."""
+    if args.bundle is None and (args.out or args.engine):
+        raise UsageError("--out and --engine belong to --bundle")
+    if args.bundle is not None and len(args.runs) > 1:
+        raise UsageError("--bundle is judged beside one run", got=f"{len(args.runs)} runs")
+    runs = [read_run(folder) for folder in args.runs]
+    if len({run.task.name for run in runs}) > 1:
+        raise UsageError("runs of different tasks share no table", got=", ".join(run.task.name for run in runs))
+    indexes = [index_of(run, args.index) for run in runs]
+    if args.bundle is not None:
+        found = evaluate_bundle(runs[0], indexes[0], args.bundle, args.engine)
+        out = args.out or runs[0].folder / "bundle-evaluation.json"
+        write_text(out, json.dumps(found, indent=2, allow_nan=False) + "\n")
+        _say(json.dumps(found, indent=2) if args.json else bundle_report(runs[0].info["metrics"], found))
+        return
+    features: dict[str, Features] = {}  # both protocols are judged on one index: its colours are computed once
+    infos = {}
+    for one, index in zip(runs, indexes, strict=True):
+        if index.sha256 not in features:
+            from .pixels import load_pixels
+
+            features[index.sha256] = control_features(load_pixels(index))
+        infos[str(one.folder)] = evaluate_run(one, index, features[index.sha256])
+    _say(json.dumps(infos, indent=2, allow_nan=False) if args.json else run_report(infos))
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def index_of(run: Run, folder: Path | None = None) -> Index:
+    """Read the index a run was trained on.
+
+    Args:
+        run: whose.
+        folder: where it lies now; None: where `fit` found it.
+
+    Raises:
+        DataError: it is not there, or it is another one: under other splits, test pictures may have been trained on.
+    """
+    folder = folder or Path(run.info["index"])
+    if not (folder / "index.json").is_file():
+        raise DataError(f"{run.folder}: its index is not at {folder}", todo="say where it lies with --index FOLDER")
+    index = read_index(folder)
+    if index.task.name != run.task.name or index.sha256 != run.info["data_sha256"]:
+        raise DataError(
+            f"{folder}: not the index that {run.folder} was trained on; its test split may hold training pictures",
+            got=f"{index.task.name}, sha256 {index.sha256[:12]}",
+            expected=f"{run.task.name}, sha256 {run.info['data_sha256'][:12]}",
+            todo=f"give that index with --index FOLDER, or train again: python -m train fit {folder} --out RUN",
+        )
+    return index
+
+
+def network_outputs(
+    network: SelfExplaining, pixels: Pixels, numbers: Sequence[int], batch: int = 32, progress: str | None = "evaluate"
+) -> tuple[Logits, npt.NDArray[np.float32]]:
+    """Run a network over pictures, in eval mode, on the device its weights are on.
+
+    Args:
+        network: put into eval mode.
+        pixels: (all, H, W, 3) uint8.
+        numbers: N rows of `pixels`, in the order of the result.
+        batch: pictures at a time.
+        progress: title of the progress bar; None: no bar.
+
+    Returns:
+        Logits (N, K) and class map (N, h, w, K), float32.
+    """
+    import torch
+    from tqdm import tqdm
+
+    network.eval()
+    device = next(network.parameters()).device
+    logits, maps = [], []
+    with (
+        torch.inference_mode(),
+        tqdm(
+            total=len(numbers), desc=progress, unit="picture", leave=False, disable=True if progress is None else None
+        ) as bar,
+    ):
+        for start in range(0, len(numbers), batch):
+            chosen = np.ascontiguousarray(pixels[list(numbers[start : start + batch])])
+            out, class_map = network(torch.from_numpy(chosen).to(device))
+            logits.append(out.float().cpu().numpy())
+            maps.append(class_map.float().cpu().numpy())
+            bar.update(len(chosen))
+    return np.concatenate(logits), np.concatenate(maps)
+
+
+def evaluate_run(
+    run: Run, index: Index, features: Features | None = None, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """Measure a run and write the result into its folder.
+
+    Args:
+        run: to be judged.
+        index: the one it was trained on, see `index_of`.
+        features: of the controls, where they have been computed; else they are computed here.
+        resamples: of every interval.
+
+    Returns:
+        The new ``run.json``: with ``temperature`` and ``operating_points`` as the bundle wants them, and ``metrics``.
+    """
+    import torch
+
+    from .pixels import load_pixels
+    from .plots import confusion_picture, reliability_picture
+
+    pixels, protocol, labels = load_pixels(index), run.protocol, run.task.labels
+    network = run.network.to("cuda" if torch.cuda.is_available() else "cpu")
+    val, test = index.select(protocol, "val"), index.select(protocol, "test")
+    val_logits, _ = network_outputs(network, pixels, val, progress="validation")
+    test_logits, _ = network_outputs(network, pixels, test, progress="test")
+    val_targets = index.targets(val)
+    temperature = fit_temperature(val_logits, val_targets)
+    val_p = probabilities(val_logits, temperature)
+    points = [
+        {"name": point.name, "positive": list(point.positive)}
+        | operating_point(val_p, val_targets, [labels.index(k) for k in point.positive], point.min_sensitivity)
+        for point in run.task.operating_points
+    ]
+    groups = [index.rows[i].group for i in val]
+    metrics: dict[str, Any] = {"protocol": describe_protocol(index, protocol)}
+    metrics["validation"] = evaluate_predictions(val_logits, val_targets, labels, temperature, groups, SEED, resamples)
+    metrics |= measure(test_logits, index, test, temperature, points, resamples)
+    metrics["controls"] = controls(index, features or control_features(pixels), protocol, SEED, resamples)
+    covered = burnt_in_control(
+        lambda x: network_outputs(network, x, range(len(x)), progress="blanked")[0],
+        test_logits,
+        index,
+        pixels,
+        test,
+        SEED,
+        resamples,
+    )
+    metrics["controls"] += [covered] if covered else []
+    info = run.info | {"temperature": temperature, "operating_points": points, "metrics": metrics}
+    confusion_picture(metrics["test"]["confusion"], labels, run.folder / "confusion.png")
+    ece = metrics["test"]["ece"]["value"]
+    reliability_picture(metrics["test"]["reliability"], ece, run.folder / "reliability.png")
+    write_info(run.folder, info)
+    return info
+
+
+def describe_protocol(index: Index, protocol: str) -> dict[str, Any]:
+    """Say how the splits were made and what they hold: ``name``, ``text``, ``split_seed``, ``pictures``, ``groups``."""
+    numbers = {split: index.select(protocol, split) for split in SPLITS}
+    return {
+        "name": protocol,
+        "text": PROTOCOL_TEXT[protocol],
+        "split_seed": index.info.get("split_seed"),
+        "pictures": {split: len(rows) for split, rows in numbers.items()},
+        "groups": {split: len({index.rows[i].group for i in rows}) for split, rows in numbers.items()},
+    }
+
+
+def measure(
+    logits: Logits,
+    index: Index,
+    numbers: Sequence[int],
+    temperature: float,
+    points: Sequence[dict[str, Any]],
+    resamples: int = RESAMPLES,
+) -> dict[str, Any]:
+    """Measure predictions on a split, over all sources and within each.
+
+    Args:
+        logits: (N, K).
+        index: whose pictures.
+        numbers: N rows of it.
+        temperature: of the probabilities.
+        points: ``name``, ``positive`` labels and ``threshold`` of each operating point.
+        resamples: of every interval.
+
+    Returns:
+        ``test`` and ``per_source`` (empty where there is one source) as `evaluate_predictions` gives them;
+        ``operating_points``: ``name``, ``positive``, ``threshold``, and ``test`` and ``per_source`` as
+        `evaluate_operating_point` gives them.
+    """
+    labels, targets = index.task.labels, index.targets(numbers)
+    groups = np.array([index.rows[i].group for i in numbers])
+    source = np.array([index.rows[i].source for i in numbers])
+    p = probabilities(logits, temperature)
+    names = sorted(set(source)) if len(set(source)) > 1 else []
+
+    def predictions(rows: npt.NDArray[np.bool_]) -> dict[str, Any]:
+        return evaluate_predictions(logits[rows], targets[rows], labels, temperature, groups[rows], SEED, resamples)
+
+    def answers(point: dict[str, Any], rows: npt.NDArray[np.bool_]) -> dict[str, Any]:
+        positive = [labels.index(k) for k in point["positive"]]
+        return evaluate_operating_point(
+            p[rows], targets[rows], positive, point["threshold"], groups[rows], SEED, resamples
+        )
+
+    everything = np.ones(len(targets), dtype=bool)
+    return {
+        "test": predictions(everything),
+        "per_source": {str(name): predictions(source == name) for name in names},
+        "operating_points": [
+            {key: point[key] for key in ("name", "positive", "threshold")}
+            | {"test": answers(point, everything)}
+            | {"per_source": {str(name): answers(point, source == name) for name in names}}
+            for point in points
+        ],
+    }
+
+
+def evaluate_bundle(
+    run: Run, index: Index, bundle: str, engine: str | None = None, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """Judge a bundle on its run's test split, from picture file to logits through ``edge_runtime``.
+
+    Args:
+        run: evaluated; the bundle's full-precision reference.
+        index: the one it was trained on.
+        bundle: name or path.
+        engine: of `edge_runtime.engines.ENGINES`; None: the first that is installed.
+        resamples: of every interval.
+
+    Returns:
+        As `measure`, under the bundle's own temperature and thresholds; ``bundle``, ``engine``, ``run``, ``protocol``;
+        ``pixels_as_trained``: share of the pictures whose prepared pixels are those of training, bit for bit;
+        ``paired``: see `train.metrics.paired_difference`.
+
+    Raises:
+        DataError: the run is not evaluated, the bundle was not made of it, or a picture has changed.
+    """
+    from edge_runtime.classifier import Classifier
+
+    from .pixels import load_pixels
+
+    if "metrics" not in run.info:
+        raise DataError(f"{run.folder}: not evaluated", todo=f"run: python -m train evaluate {run.folder}")
+    classifier = Classifier.open(bundle, engine)
+    manifest = classifier.bundle.manifest
+    found = {"labels": manifest.task.labels, "weights_sha256": manifest.raw["training"]["weights_sha256"]}
+    wanted = {"labels": run.task.labels, "weights_sha256": run.info["weights_sha256"]}
+    if found != wanted:
+        key = next(key for key in wanted if found[key] != wanted[key])
+        raise DataError(f"{bundle}: not a bundle of {run.folder}: {key}", got=found[key], expected=wanted[key])
+    test, pixels = index.select(run.protocol, "test"), load_pixels(index)
+    logits, as_trained = bundle_logits(classifier, index, test, pixels)
+    reference, _ = network_outputs(run.network, pixels, test, progress="reference")
+    points = [
+        {"name": point.name, "positive": list(point.positive), "threshold": point.threshold}
+        for point in manifest.operating_points
+    ]
+    groups = [index.rows[i].group for i in test]
+    return {
+        "bundle": classifier.bundle.id,
+        "engine": classifier.engine.name,
+        "run": str(run.folder),
+        "protocol": describe_protocol(index, run.protocol),
+        "temperature": manifest.temperature,
+        "pixels_as_trained": as_trained,
+        **measure(logits, index, test, manifest.temperature, points, resamples),
+        "paired": paired_difference(reference, logits, index.targets(test), groups, run.task.labels, SEED, resamples),
+    }
+
+
+def bundle_logits(classifier: Classifier, index: Index, numbers: Sequence[int], pixels: Pixels) -> tuple[Logits, float]:
+    """Classify picture files of an index with the runtime.
+
+    Args:
+        classifier: open.
+        index: whose pictures.
+        numbers: N rows of it.
+        pixels: (all rows, H, W, 3) uint8, what training saw.
+
+    Returns:
+        Logits (N, K), and the share of the pictures that the runtime prepared to the very pixels of `pixels`.
+
+    Raises:
+        DataError: a picture is not the indexed one any more.
+        ImageError: it cannot be read.
+    """
+    from tqdm import tqdm
+
+    from .pixels import prepare_picture
+    from .sources import SOURCES
+
+    logits, equal = [], 0
+    for i in tqdm(numbers, desc="bundle", unit="picture", leave=False, disable=None):
+        row = index.rows[i]
+        path = index.data / row.path
+        prepared = prepare_picture(path, row.box, SOURCES[row.source].central_px, classifier.preprocess)
+        if hashlib.sha256(path.read_bytes()).hexdigest() != row.sha256:
+            raise DataError(f"{path}: has changed since it was indexed", todo="run python -m train index again")
+        equal += np.array_equal(prepared, pixels[i])
+        logits.append(classifier.classify_pixels(prepared).logits)
+    return np.stack(logits), equal / len(numbers)
+
+
+def run_report(infos: dict[str, dict[str, Any]]) -> str:
+    """Lay out the tables of evaluated runs: network beside controls, other figures, and every class.
+
+    Args:
+        infos: run folder -> its ``run.json``; all of one task.
+    """
+    protocols = [info["protocol"] for info in infos.values()]
+    unique = len(set(protocols)) == len(protocols)
+    titles = protocols if unique else [f"{p} ({f})" for p, f in zip(protocols, infos, strict=True)]
+    metrics = {title: info["metrics"] for title, info in zip(titles, infos.values(), strict=True)}
+    parts = [f"{next(iter(infos.values()))['task']}: network beside its controls, on the test split"]
+    head = ["", *(f"{name}: {what}" for name in metrics for what in ("macro-F1", "balanced accuracy"))]
+    rows = [["network", *_cells([found["test"] for found in metrics.values()])]]
+    named = {name: {row["name"]: row for row in found["controls"]} for name, found in metrics.items()}
+    for control in dict.fromkeys(name for rows_by_name in named.values() for name in rows_by_name):
+        rows.append([control, *_cells([rows_by_name.get(control) for rows_by_name in named.values()])])
+    parts.append(_table(head, rows))
+    parts.append(_figures(metrics))
+    for name, found in metrics.items():
+        parts.append(f"{name}, class by class (support: pictures / groups)\n{_classes(found['test'])}")
+    return "\n\n".join([*parts, _footer(metrics)])
+
+
+def bundle_report(reference: dict[str, Any], found: dict[str, Any]) -> str:
+    """Lay out the tables of a bundle beside its full-precision reference.
+
+    Args:
+        reference: the run's ``metrics``.
+        found: from `evaluate_bundle`.
+    """
+    sides = {"reference": reference, "bundle": found}
+    paired, drop = found["paired"], found["paired"]["largest_recall_drop_pp"]
+    rows = [[name, *_cells([side["test"]])] for name, side in sides.items()]
+    rows += [[control["name"], *_cells([control])] for control in reference["controls"]]
+    parts = [
+        f"{found['bundle']} through {found['engine']}, beside {found['run']} and its controls, on the test split",
+        _table(["", "macro-F1", "balanced accuracy"], rows),
+        _figures(sides),
+        _table(
+            ["bundle against reference", "paired"],
+            [
+                ["macro-F1 difference, pp", _text(paired["macro_f1_difference_pp"], 2)],
+                ["top-1 agreement", _text(paired["top1_agreement"], 4)],
+                [f"largest recall drop, pp ({drop['label']})", _text(drop, 2)],
+                ["prepared to the pixels of training", f"{found['pixels_as_trained']:.1%}"],
+            ],
+        ),
+        f"bundle, class by class (support: pictures / groups)\n{_classes(found['test'])}",
+        f"reference, class by class\n{_classes(reference['test'])}",
+    ]
+    return "\n\n".join([*parts, _footer({found["protocol"]["name"]: found})])
+
+
+def _figures(sides: dict[str, dict[str, Any]]) -> str:
+    """Lay out one column per side: the test split's figures, each operating point, each source."""
+    columns = {name: dict(_figure_rows(found)) for name, found in sides.items()}
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    return _table(["", *sides], [[name, *(column.get(name, "-") for column in columns.values())] for name in names])
+
+
+def _figure_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    test = found["test"]
+    rows = [("pictures / groups", f"{test['n']} / {test['interval']['units']}")]
+    for key, title in (
+        ("macro_f1", "macro-F1"),
+        ("balanced_accuracy", "balanced accuracy"),
+        ("accuracy", "accuracy"),
+        ("macro_auroc", "macro AUROC"),
+        ("ece", "ECE"),
+        ("nll", "NLL, nats"),
+    ):
+        rows.append((title, _text(test[key])))
+    rows.append(("temperature", f"{test['temperature']:.3f}"))
+    for source, part in found["per_source"].items():
+        rows.append((f"macro-F1, {source} alone", _text(part["macro_f1"])))
+    for point in found["operating_points"]:
+        for scope, answers in (("", point["test"]), *((f", {s} alone", a) for s, a in point["per_source"].items())):
+            for key, title in (("auroc", "AUROC"), ("sensitivity", "sensitivity"), ("specificity", "specificity")):
+                if answers[key] is not None:
+                    rows.append((f"{point['name']}: {title}{scope}", _text(answers[key])))
+        rows.append((f"{point['name']}: threshold", f"{point['threshold']:.4f}"))
+    for control in found.get("controls", ()):
+        for point in control.get("operating_points", ()):
+            for scope, part in (("", point["test"]), *((f", {s} alone", a) for s, a in point["per_source"].items())):
+                if part["auroc"] is not None:
+                    rows.append((f"{point['name']}: AUROC{scope}, by {control['name']}", _text(part["auroc"])))
+        if "macro_f1_difference_pp" in control:
+            rows.append((f"{control['name']}: macro-F1 change, pp", _text(control["macro_f1_difference_pp"], 2)))
+    return rows
+
+
+def _classes(test: dict[str, Any]) -> str:
+    names = ("sensitivity", "specificity", "precision", "f1", "auroc")
+    rows = []
+    for label, row in test["per_class"].items():
+        if row["support"]:
+            cells = [_text(row[name]) for name in names]
+            if row["groups"] == 1:  # resampled, the one group is always there: its sensitivity seems to be certain
+                cells[0] = f"{row['sensitivity']['value']:.3f} [one group]"
+            rows.append([label, f"{row['support']} / {row['groups']}", *cells])
+    return _table(["class", "support", "sensitivity", "specificity", "precision", "F1", "AUROC"], rows)
+
+
+def _footer(metrics: dict[str, dict[str, Any]]) -> str:
+    lines = [f"{found['protocol']['name']}: {found['protocol']['text']}." for found in metrics.values()]
+    lines.append(
+        "[low, high]: 95 % bootstrap over whole groups. A width of zero says that no error was seen, not that none\n"
+        "will come; an interval over few groups is rough. Research software, not a diagnosis."
+    )
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _cells(rows: list[dict[str, Any] | None]) -> list[str]:
+    return [_text(row[key]) if row else "-" for row in rows for key in ("macro_f1", "balanced_accuracy")]
+
+
+def _text(interval: Interval | None, digits: int = 3) -> str:
+    if interval is None:
+        return "-"
+    value, low, high = (f"{interval[key]:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join(line.rstrip() for line in lines)
