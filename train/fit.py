@@ -2,8 +2,8 @@
 
 What comes in is an index with splits and ImageNet weights; what goes out is ``weights.safetensors``, ``run.json`` and
 the learning curves. The engine is Lightning Fabric, so that a CPU, one GPU, several GPUs and several machines
-(torchrun) are one code path. After every epoch a checkpoint (safetensors, no pickle) is written; all chance comes from (seed, epoch,
-step), so a run that was killed goes on where it stopped as if nothing had happened. The weights that are kept are an
+(torchrun) are one code path. After every epoch a checkpoint (safetensors, no pickle) is written; all chance comes from
+(seed, epoch, step), so a run that was killed goes on as if nothing had happened. The weights that are kept are an
 exponential moving average of the last epochs'; nothing is chosen by looking at the test split.
 """
 

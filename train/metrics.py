@@ -2,7 +2,7 @@
 
 What comes in are logits (N, K), class numbers (N,) and, where pictures belong together, their groups (N,); what goes
 out are JSON-safe dicts, in which an undefined number (the sensitivity of a class that is not there) is None, never NaN.
-Pure functions: no torch, no files, no pictures.
+Pure functions: no torch, no files, no pictures. The resampling itself is `train.resampling`.
 
 Every interval is a percentile bootstrap (Efron 1979) over whole groups where groups are given: cells of one patient
 share stain and disease, and resampling them one by one would promise too much. Two limits to know: an interval of width
@@ -19,16 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import DataError
+from .resampling import RESAMPLES, Floats, Resamples, confusion_rates, mean_of_present, percentile_interval
 
-Floats = npt.NDArray[np.float64]
-Interval = dict[str, float]
-"""{"value", "low", "high"}: a number and its 95 % interval."""
-
-RESAMPLES = 2000
 ECE_BINS = 15
 """Equal-width bins of the confidence, as in Guo et al. 2017."""
 
-_BLOCK = 256  # resamples at a time where a (resamples, N) array is needed
+SCORE_CLIP = 1e-6
+"""Scores nearer to 0 or 1 count as this near when the middle between two is taken: their logits have no end."""
 
 
 def probabilities(logits: npt.NDArray[Any], temperature: float = 1.0) -> Floats:
@@ -76,17 +73,17 @@ def evaluate_predictions(
     p = np.exp(log_p)
     rows = np.arange(len(targets))
     predicted = np.asarray(logits).argmax(1)
-    sample = _Resamples(len(targets), clusters, seed, resamples)
+    sample = Resamples(len(targets), clusters, seed, resamples)
 
-    rates = _rates(sample.confusions(targets, predicted, len(labels)))
+    rates = confusion_rates(sample.confusions(targets, predicted, len(labels)))
     aurocs = np.stack([sample.auroc(p[:, k], targets == k) for k in range(len(labels))], axis=1)
     gaps, reliability = _reliability(p.max(1), predicted == targets)
     totals = sample.sums(np.ones((len(targets), 1)))[:, 0]
     result = _headline(sample, rates) | {
         "temperature": float(temperature),
-        "macro_auroc": _interval(_mean_of_present(aurocs)),
-        "ece": _interval(np.abs(sample.sums(gaps)).sum(1) / totals),
-        "nll": _interval(sample.sums(-log_p[rows, targets][:, None])[:, 0] / totals),
+        "macro_auroc": percentile_interval(mean_of_present(aurocs)),
+        "ece": percentile_interval(np.abs(sample.sums(gaps)).sum(1) / totals),
+        "nll": percentile_interval(sample.sums(-log_p[rows, targets][:, None])[:, 0] / totals),
     }
     per_class = rates | {"auroc": aurocs}
     result["per_class"] = {
@@ -94,7 +91,7 @@ def evaluate_predictions(
             "support": int((targets == k).sum()),
             "groups": len(np.unique(sample.cluster[targets == k])),
             **{
-                name: _interval(per_class[name][:, k])
+                name: percentile_interval(per_class[name][:, k])
                 for name in ("sensitivity", "specificity", "precision", "f1", "auroc")
             },
         }
@@ -124,8 +121,8 @@ def evaluate_labels(
         seed: of the resampling.
         resamples: how many.
     """
-    sample = _Resamples(len(targets), clusters, seed, resamples)
-    return _headline(sample, _rates(sample.confusions(np.asarray(targets), np.asarray(predicted), classes)))
+    sample = Resamples(len(targets), clusters, seed, resamples)
+    return _headline(sample, confusion_rates(sample.confusions(np.asarray(targets), np.asarray(predicted), classes)))
 
 
 def positive_scores(p: Floats, positive: Sequence[int]) -> Floats:
@@ -137,7 +134,14 @@ def positive_scores(p: Floats, positive: Sequence[int]) -> Floats:
 def operating_point(
     p: Floats, targets: npt.NDArray[Any], positive: Sequence[int], min_sensitivity: float
 ) -> dict[str, float]:
-    """Choose the highest threshold that keeps a sensitivity; on the validation split, never on test.
+    """Choose a threshold that keeps a sensitivity, with room on both sides; on the validation split, never on test.
+
+    The highest threshold that keeps `min_sensitivity` fixes the specificity. From there down to the next negative score
+    every threshold has that same specificity, so all positives above that negative are admitted: their sensitivity is
+    free. The threshold stands in the middle between that negative (0 where there is none) and the lowest positive above
+    it, in logits and with both scores clipped to 1e-6..1 - 1e-6. A threshold on a score would flip that picture at the
+    first rounding, and INT8 shifts every score; in the middle, equal shifts of the logit either way are harmless.
+    Where the clip leaves no middle, the threshold is that lowest positive itself.
 
     Args:
         p: (N, K) probabilities.
@@ -146,7 +150,8 @@ def operating_point(
         min_sensitivity: share of the true positives that must be found, 0..1.
 
     Returns:
-        ``threshold`` ("yes" when the summed probability is >= it) and its ``sensitivity`` and ``specificity`` here.
+        ``threshold`` ("yes" when the summed probability is >= it) and its ``sensitivity`` and ``specificity`` here:
+        the sensitivity is at least `min_sensitivity`.
 
     Raises:
         DataError: no true positives, or nothing else.
@@ -158,7 +163,13 @@ def operating_point(
         )
     scores = positive_scores(p, positive)
     kept = max(1, int(np.ceil(min_sensitivity * truth.sum() - 1e-9)))  # 0.95 of 20 is 19, also in floating point
-    threshold = np.sort(scores[truth])[::-1][kept - 1]
+    highest = np.sort(scores[truth])[::-1][kept - 1]
+    below = scores[~truth & (scores < highest)].max(initial=-np.inf)
+    admitted = scores[truth & (scores > below)].min()
+    ends = np.clip([below, admitted], SCORE_CLIP, 1 - SCORE_CLIP)
+    threshold = 1 / (1 + np.exp(-np.log(ends / (1 - ends)).mean()))
+    if not below < threshold <= admitted:  # both beyond the clip, or neighbours in floating point
+        threshold = admitted
     yes = scores >= threshold
     return {
         "threshold": float(threshold),
@@ -191,17 +202,17 @@ def evaluate_operating_point(
         ``threshold``, ``n``, ``positives``, intervals ``sensitivity``, ``specificity``, ``auroc`` (of the summed
         probability), each None where its side is empty.
     """
-    sample = _Resamples(len(targets), clusters, seed, resamples)
+    sample = Resamples(len(targets), clusters, seed, resamples)
     truth = np.isin(targets, list(positive))
     scores = positive_scores(p, positive)
-    rates = _rates(sample.confusions(truth.astype(np.int64), (scores >= threshold).astype(np.int64), 2))
+    rates = confusion_rates(sample.confusions(truth.astype(np.int64), (scores >= threshold).astype(np.int64), 2))
     return {
         "threshold": float(threshold),
         "n": len(truth),
         "positives": int(truth.sum()),
-        "sensitivity": _interval(rates["sensitivity"][:, 1]),
-        "specificity": _interval(rates["sensitivity"][:, 0]),
-        "auroc": _interval(sample.auroc(scores, truth)),
+        "sensitivity": percentile_interval(rates["sensitivity"][:, 1]),
+        "specificity": percentile_interval(rates["sensitivity"][:, 0]),
+        "auroc": percentile_interval(sample.auroc(scores, truth)),
     }
 
 
@@ -255,110 +266,27 @@ def paired_difference(
     if np.shape(logits_reference) != np.shape(logits_candidate):
         raise DataError("logits of two models differ in shape", got=np.shape(logits_candidate))
     targets = _checked_targets(logits_reference, targets, len(labels))
-    sample = _Resamples(len(targets), clusters, seed, resamples)
+    sample = Resamples(len(targets), clusters, seed, resamples)
     top_reference, top_candidate = np.argmax(logits_reference, 1), np.argmax(logits_candidate, 1)
-    reference = _rates(sample.confusions(targets, top_reference, len(labels)))
-    candidate = _rates(sample.confusions(targets, top_candidate, len(labels)))
+    reference = confusion_rates(sample.confusions(targets, top_reference, len(labels)))
+    candidate = confusion_rates(sample.confusions(targets, top_candidate, len(labels)))
     drops = 100 * (reference["sensitivity"] - candidate["sensitivity"])  # (1 + resamples, K)
     worst = int(np.nanargmax(drops[0]))
     agreement = sample.sums(np.stack([top_reference == top_candidate, np.ones(len(targets))], 1).astype(np.float64))
     return {
         "n": len(targets),
         "interval": sample.description,
-        "macro_f1_reference": _interval(reference["macro_f1"]),
-        "macro_f1_candidate": _interval(candidate["macro_f1"]),
-        "macro_f1_difference_pp": _interval(100 * (candidate["macro_f1"] - reference["macro_f1"])),
-        "top1_agreement": _interval(agreement[:, 0] / agreement[:, 1]),
-        "largest_recall_drop_pp": {"label": labels[worst], **(_interval(drops[:, worst]) or {})},
+        "macro_f1_reference": percentile_interval(reference["macro_f1"]),
+        "macro_f1_candidate": percentile_interval(candidate["macro_f1"]),
+        "macro_f1_difference_pp": percentile_interval(100 * (candidate["macro_f1"] - reference["macro_f1"])),
+        "top1_agreement": percentile_interval(agreement[:, 0] / agreement[:, 1]),
+        "largest_recall_drop_pp": {"label": labels[worst], **(percentile_interval(drops[:, worst]) or {})},
     }
 
 
-class _Resamples:
-    """How often each cluster counts in each resample; row 0 is the sample itself, every cluster once.
-
-    Attributes:
-        cluster: (N,) cluster number of each picture.
-        weights: (1 + resamples, C) counts.
-    """
-
-    def __init__(self, n: int, clusters: Sequence[Any] | npt.NDArray[Any] | None, seed: int, resamples: int) -> None:
-        if n == 0:
-            raise DataError("no pictures to measure on")
-        if clusters is None:
-            self.cluster, count = np.arange(n), n
-        elif len(clusters) != n:
-            raise DataError("a group is needed per picture", got=len(clusters), expected=n)
-        else:
-            names, self.cluster = np.unique(np.asarray(clusters), return_inverse=True)
-            count = len(names)
-        drawn = np.random.default_rng(seed).integers(count, size=(resamples, count))
-        places = drawn + count * np.arange(resamples)[:, None]
-        draws = np.bincount(places.ravel(), minlength=resamples * count).reshape(resamples, count)
-        self.weights = np.concatenate([np.ones((1, count)), draws]).astype(np.float64)
-        self.n = n
-        self.description = {
-            "level": 0.95,
-            "method": "percentile bootstrap",
-            "unit": "picture" if clusters is None else "group",
-            "units": count,
-            "resamples": resamples,
-            "seed": seed,
-        }
-
-    def sums(self, columns: Floats) -> Floats:
-        """Sum (N, M) columns over the pictures of every resample: (1 + resamples, M)."""
-        by_cluster = np.zeros((self.weights.shape[1], columns.shape[1]))
-        np.add.at(by_cluster, self.cluster, columns)
-        return self.weights @ by_cluster
-
-    def confusions(self, targets: npt.NDArray[Any], predicted: npt.NDArray[Any], classes: int) -> Floats:
-        """Count truth (rows) against prediction: (1 + resamples, K, K)."""
-        cells = classes * classes
-        places = self.cluster * cells + targets * classes + predicted
-        by_cluster = np.bincount(places, minlength=self.weights.shape[1] * cells).reshape(-1, cells)
-        return (self.weights @ by_cluster).reshape(-1, classes, classes)
-
-    def auroc(self, scores: Floats, positive: npt.NDArray[np.bool_]) -> Floats:
-        """Share of (positive, negative) pairs in the right order, ties half: (1 + resamples,), NaN where no pair is.
-
-        The Mann-Whitney form: with negatives sorted by score, a positive beats as many as stand below it.
-        """
-        order = np.argsort(scores[~positive], kind="stable")
-        sorted_scores, negatives = scores[~positive][order], self.cluster[~positive][order]
-        below = np.searchsorted(sorted_scores, scores[positive], side="left")
-        up_to = np.searchsorted(sorted_scores, scores[positive], side="right")
-        shares = []
-        for start in range(0, len(self.weights), _BLOCK):
-            weights = self.weights[start : start + _BLOCK]
-            counts = np.zeros((len(weights), len(negatives) + 1))
-            np.cumsum(weights[:, negatives], axis=1, out=counts[:, 1:])
-            weight = weights[:, self.cluster[positive]]
-            wins = (weight * (counts[:, below] + counts[:, up_to])).sum(1) / 2
-            shares.append(_ratio(wins, weight.sum(1) * counts[:, -1]))
-        return np.concatenate(shares)
-
-
-def _rates(counts: Floats) -> dict[str, Floats]:
-    """Turn confusion counts (B, K, K), rows are the truth, into rates (B, K) and means (B,); NaN where undefined."""
-    hits = np.diagonal(counts, axis1=1, axis2=2)
-    support, predicted = counts.sum(2), counts.sum(1)
-    total = support.sum(1, keepdims=True)
-    sensitivity = _ratio(hits, support)
-    f1 = np.where(support > 0, _ratio(2 * hits, support + predicted), np.nan)
-    return {
-        "sensitivity": sensitivity,
-        "specificity": _ratio(total - support - predicted + hits, total - support),
-        "precision": _ratio(hits, predicted),
-        "f1": f1,
-        "accuracy": hits.sum(1) / total[:, 0],
-        "balanced_accuracy": _mean_of_present(sensitivity),
-        "macro_f1": _mean_of_present(f1),
-    }
-
-
-def _headline(sample: _Resamples, rates: dict[str, Floats]) -> dict[str, Any]:
+def _headline(sample: Resamples, rates: dict[str, Floats]) -> dict[str, Any]:
     names = ("accuracy", "balanced_accuracy", "macro_f1")
-    return {"n": sample.n, "interval": sample.description} | {name: _interval(rates[name]) for name in names}
+    return {"n": sample.n, "interval": sample.description} | {name: percentile_interval(rates[name]) for name in names}
 
 
 def _reliability(confidence: Floats, right: npt.NDArray[np.bool_]) -> tuple[Floats, list[dict[str, Any]]]:
@@ -385,26 +313,6 @@ def _reliability(confidence: Floats, right: npt.NDArray[np.bool_]) -> tuple[Floa
             }
         )
     return gaps, rows
-
-
-def _interval(samples: Floats) -> Interval | None:
-    """Return the value (first of `samples`) and the 2.5 and 97.5 percentiles of the others; None where undefined."""
-    if np.isnan(samples[0]):
-        return None
-    drawn = samples[1:][~np.isnan(samples[1:])]
-    low, high = np.percentile(drawn, (2.5, 97.5)) if len(drawn) else (samples[0], samples[0])
-    return {"value": float(samples[0]), "low": float(low), "high": float(high)}
-
-
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(whole > 0, part / whole, np.nan)
-
-
-def _mean_of_present(values: Floats) -> Floats:
-    """Average (B, K) over the K that are not NaN; NaN where none is."""
-    present = ~np.isnan(values)
-    return _ratio(np.where(present, values, 0).sum(1), present.sum(1))
 
 
 def _log_probabilities(logits: npt.NDArray[Any], temperature: float) -> Floats:

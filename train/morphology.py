@@ -84,6 +84,7 @@ class Morphology:
         ragged_um: fringe of the outline.
         flattened: smallest and largest number of sides pressed flat by neighbours.
         smeared: 0 intact cell, 1 burst: no cytoplasm, no border, strands of chromatin around.
+        company: mean number of neighbours of the same kind that reach into a crop.
     """
 
     diameter_um: Range
@@ -98,6 +99,7 @@ class Morphology:
     ragged_um: float = 0.08
     flattened: tuple[int, int] = (0, 0)
     smeared: float = 0.0
+    company: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -155,15 +157,16 @@ FIELD_UM = 110.0  # height of a field; its width is `squeeze` times that
 RED_CELL_UM: Range = (6.7, 7.9)
 
 _SEGMENTED = Nucleus(
-    (0.26, 0.36), (3, 5), (150, 320), (0.2, 0.4), (1.75, 2.15), (0.72, 0.88), 0.18, 0.45, 0.35, wobble=0.12
+    (0.26, 0.36), (3, 5), (150, 320), (0.12, 0.3), (1.8, 2.35), (0.72, 0.88), 0.18, 0.45, 0.35, wobble=0.14
 )
 _BAND = Nucleus((0.26, 0.36), (5, 6), (170, 260), (0.7, 0.9), (1.0, 1.25), (0.72, 0.86), 0.18, 0.45, 0.35, wobble=0.10)
 _BILOBED = Nucleus(
     (0.28, 0.38), (2, 3), (60, 170), (0.2, 0.45), (1.7, 2.05), (0.56, 0.70), 0.18, 0.45, 0.35, wobble=0.10
 )
-_KIDNEY = Nucleus(
-    (0.42, 0.56), (3, 4), (150, 270), (0.85, 1.0), (0.8, 1.1), (0.38, 0.52), 0.17, 0.48, 0.45, wobble=0.11
+_HORSESHOE = Nucleus(
+    (0.34, 0.46), (5, 6), (170, 260), (0.9, 1.0), (0.8, 1.0), (0.42, 0.56), 0.2, 0.42, 0.4, wobble=0.13
 )
+_KIDNEY = Nucleus((0.36, 0.50), (4, 5), (120, 190), (0.9, 1.0), (0.65, 0.85), (0.42, 0.56), 0.2, 0.42, 0.4, wobble=0.12)
 _AZUROPHIL = Granules((0.8, 3.0), 0.17, dna=0.30, eosin=0.05, over_nucleus=0.5)
 _BLAST = Nucleus(
     (0.62, 0.86), dna=(0.44, 0.62), grain_um=0.13, contrast=0.26, border=0.35, nucleoli=(0, 3), wobble=0.10
@@ -185,6 +188,7 @@ MORPHOLOGIES: dict[str, Morphology] = {
         aspect=(1.0, 1.25),
         wobble=0.05,
         flattened=(0, 4),
+        company=0.3,
     ),
     "immature granulocyte": Morphology(
         (13.0, 17.5),
@@ -205,10 +209,10 @@ MORPHOLOGIES: dict[str, Morphology] = {
     "neutrophil": Morphology(
         (12.3, 15.2),
         (_SEGMENTED, _SEGMENTED, _BAND),
-        rna=(0.03, 0.07),
-        eosin=(0.04, 0.085),
+        rna=(0.03, 0.06),
+        eosin=(0.04, 0.075),
         rim=0.1,
-        granules=(Granules((4.0, 8.0), 0.15, dna=0.06, eosin=0.02), Granules((0.1, 0.6), 0.18, dna=0.2)),
+        granules=(Granules((6.0, 11.0), 0.13, dna=0.13), Granules((0.1, 0.6), 0.18, dna=0.2)),
         aspect=(1.0, 1.2),
     ),
     "lymphocyte": Morphology(
@@ -221,17 +225,18 @@ MORPHOLOGIES: dict[str, Morphology] = {
         flattened=(0, 1),
     ),
     "monocyte": Morphology(
-        (14.5, 18.5),
+        (15.0, 20.0),
         (
+            _HORSESHOE,
+            _HORSESHOE,
             _KIDNEY,
-            _KIDNEY,
-            Nucleus((0.42, 0.6), (2, 3), (20, 140), (0.8, 1.0), (0.8, 1.1), (0.45, 0.58), 0.17, 0.48, 0.45),
+            Nucleus((0.40, 0.55), (2, 3), (20, 140), (0.6, 0.9), (1.0, 1.3), (0.45, 0.58), 0.2, 0.42, 0.4, wobble=0.12),
         ),
-        rna=(0.11, 0.2),
-        eosin=(0.02, 0.05),
-        rim=0.25,
-        granules=(Granules((1.5, 4.0), 0.13, dna=0.12, rna=0.05),),
-        vacuoles=(0, 8),
+        rna=(0.11, 0.21),
+        eosin=(0.04, 0.09),
+        rim=0.2,
+        granules=(Granules((1.5, 4.0), 0.13, dna=0.12, rna=0.03),),
+        vacuoles=(0, 12),
         aspect=(1.0, 1.3),
         wobble=0.07,
         ragged_um=0.12,
@@ -246,10 +251,13 @@ MORPHOLOGIES: dict[str, Morphology] = {
     ),
     "basophil": Morphology(
         (11.2, 14.5),
-        (Nucleus((0.42, 0.6), (2, 3), (30, 180), (0.7, 0.95), (0.9, 1.3), (0.5, 0.65), 0.2, 0.4, 0.25),),
-        rna=(0.03, 0.08),
-        eosin=(0.04, 0.08),
-        granules=(Granules((5.0, 10.0), 0.22, dna=0.36, eosin=0.04, over_nucleus=0.55, patchy=0.5),),
+        (Nucleus((0.45, 0.65), (2, 3), (30, 180), (0.6, 0.9), (0.9, 1.5), (0.42, 0.55), 0.2, 0.35, 0.1, wobble=0.1),),
+        rna=(0.03, 0.09),
+        eosin=(0.02, 0.06),
+        granules=(
+            Granules((2.0, 4.5), 0.32, dna=0.34, rna=0.24, over_nucleus=0.8, patchy=0.5),
+            Granules((2.0, 6.0), 0.2, dna=0.36, rna=0.06, over_nucleus=0.5, patchy=0.5),
+        ),
         aspect=(1.0, 1.25),
         ragged_um=0.18,
     ),
@@ -275,16 +283,17 @@ MORPHOLOGIES: dict[str, Morphology] = {
     ),
     "smudge cell": Morphology(
         (12.5, 18.0),
-        (Nucleus((0.70, 0.80), dna=(0.36, 0.6), grain_um=0.15, contrast=0.18, border=0.3, wobble=0.2),),
-        aspect=(1.0, 1.8),
-        wobble=0.18,
+        (Nucleus((0.70, 0.80), dna=(0.30, 0.58), grain_um=0.16, contrast=0.2, border=0.06, wobble=0.2),),
+        eosin=(0.03, 0.08),
+        aspect=(1.0, 1.7),
+        wobble=0.13,
         ragged_um=0.2,
         smeared=1.0,
     ),
     # ---- cells of the fields: acute lymphoblastic leukemia and its benign look-alike
     "hematogone": Morphology(
         (7.5, 14.5),
-        (Nucleus((0.74, 0.94), dna=(0.5, 0.8), grain_um=0.4, contrast=0.22, border=0.1, wobble=0.06),),
+        (Nucleus((0.74, 0.94), dna=(0.42, 0.72), grain_um=0.4, contrast=0.22, border=0.1, wobble=0.06),),
         rna=(0.2, 0.4),
         rim=0.6,
         aspect=(1.0, 1.2),
@@ -292,7 +301,7 @@ MORPHOLOGIES: dict[str, Morphology] = {
     ),
     "early blast": Morphology(
         (12.3, 15.8),
-        (Nucleus((0.84, 0.95), dna=(0.39, 0.55), grain_um=0.40, contrast=0.22, border=0.12, wobble=0.05),),
+        (Nucleus((0.84, 0.95), dna=(0.33, 0.49), grain_um=0.40, contrast=0.22, border=0.12, wobble=0.05),),
         rna=(0.18, 0.32),
         rim=0.6,
         aspect=(1.0, 1.15),
@@ -314,7 +323,7 @@ MORPHOLOGIES: dict[str, Morphology] = {
     ),
     "pro blast": Morphology(
         (10.5, 14.0),
-        (Nucleus((0.86, 0.96), dna=(0.5, 0.75), grain_um=0.4, contrast=0.20, border=0.1, wobble=0.06),),
+        (Nucleus((0.86, 0.96), dna=(0.40, 0.65), grain_um=0.4, contrast=0.20, border=0.1, wobble=0.06),),
         rna=(0.05, 0.15),
         rim=0.4,
         aspect=(1.0, 1.45),

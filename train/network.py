@@ -130,7 +130,7 @@ def autograd_gradcam(network: SelfExplaining, pixels: Tensor, k: int) -> Tensor:
         k: class number.
 
     Returns:
-        (h, w) float32, ReLU'd and scaled to peak 1 (all zero where nothing is positive). Selvaraju et al. 2017, eq. 1-2.
+        (h, w) float32, ReLU and scaled to peak 1 (all zero where nothing is positive): Selvaraju et al. 2017, eq. 1-2.
     """
     features = network.features(network.normalise(pixels)).detach().requires_grad_(True)
     logits, _ = network.head(features)

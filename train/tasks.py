@@ -16,7 +16,9 @@ class OperatingPoint:
     Attributes:
         name: what "yes" means.
         positive: labels whose probabilities are added up.
-        min_sensitivity: the threshold is the highest one that keeps this sensitivity on validation, 0..1.
+        min_sensitivity: to be kept on validation, 0..1. The highest threshold that keeps it fixes the specificity; the
+            one stored has the same specificity and stands in the middle between the scores on its two sides, so its
+            sensitivity is this or higher (see `train.metrics.operating_point`).
     """
 
     name: str

@@ -54,7 +54,7 @@ def test_stopped_run_resumes_to_the_same_weights(
     train_epoch = fit_module._train_epoch
 
     def cut(*args: object) -> float:
-        if FitConfig in map(type, args) and 2 in args:  # the third epoch
+        if args[7] == 2:  # the third epoch
             raise PowerCutError
         return train_epoch(*args)  # type: ignore[arg-type]
 

@@ -12,14 +12,17 @@ from sklearn import metrics as sk
 from edge_runtime.classifier import softmax
 from train.errors import DataError
 from train.metrics import (
+    SCORE_CLIP,
     evaluate_labels,
     evaluate_operating_point,
     evaluate_predictions,
     fit_temperature,
     operating_point,
     paired_difference,
+    positive_scores,
     probabilities,
 )
+from train.resampling import Resamples
 
 K = 5
 LABELS = [f"class {k}" for k in range(K)]
@@ -61,11 +64,9 @@ def test_values_equal_scikit_learn() -> None:
 
 
 def test_auroc_of_a_resample_equals_scikit_learn_on_the_repeated_pictures() -> None:
-    from train.metrics import _Resamples
-
     logits, targets = sample(60)
     clusters = np.repeat(np.arange(20), 3)
-    resamples = _Resamples(60, clusters, seed=3, resamples=5)
+    resamples = Resamples(60, clusters, seed=3, resamples=5)
     found = resamples.auroc(logits[:, 0], targets == 0)
     for weights, value in zip(resamples.weights, found, strict=True):
         repeated = np.repeat(np.arange(60), weights[clusters].astype(int))
@@ -136,14 +137,29 @@ def test_same_seed_same_interval() -> None:
     assert first["macro_f1"] != other["macro_f1"]
 
 
+def middle(low: float, high: float) -> float:
+    return 1 / (1 + math.sqrt((1 - low) / low * (1 - high) / high))  # halfway in logits
+
+
+def two_sided(positives: list[float], negatives: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    scores = np.array([*positives, *negatives])
+    return np.stack([1 - scores, scores], axis=1), np.repeat([1, 0], (len(positives), len(negatives)))
+
+
+def highest_threshold(p: np.ndarray, targets: np.ndarray, min_sensitivity: float) -> float:
+    """By trial: the highest score of a positive that keeps the sensitivity."""
+    scores, truth = p[:, 1], targets == 1
+    return max(t for t in scores[truth] if (scores[truth] >= t).mean() >= min_sensitivity - 1e-12)
+
+
 def test_operating_point_by_hand() -> None:
     scores = np.array([0.9, 0.8, 0.7, 0.2, 0.75, 0.1, 0.3, 0.05])
     targets = np.array([1, 1, 2, 2, 0, 0, 0, 0])  # classes 1 and 2 are positive
     p = np.stack([1 - scores, scores * 0.25, scores * 0.75], axis=1)
     point = operating_point(p, targets, (1, 2), 0.75)
-    assert point["threshold"] == pytest.approx(0.7)
+    assert point["threshold"] == pytest.approx(middle(0.3, 0.7))
     assert (point["sensitivity"], point["specificity"]) == (0.75, 0.75)
-    assert operating_point(p, targets, (1, 2), 0.76)["threshold"] == pytest.approx(0.2)
+    assert operating_point(p, targets, (1, 2), 0.76)["threshold"] == pytest.approx(middle(0.1, 0.2))
     same = evaluate_operating_point(p, targets, (1, 2), point["threshold"], resamples=50)
     assert (same["sensitivity"]["value"], same["specificity"]["value"]) == (0.75, 0.75)  # a score at it means "yes"
     judged = evaluate_operating_point(p, targets, (1, 2), 0.5, resamples=50)
@@ -153,10 +169,76 @@ def test_operating_point_by_hand() -> None:
 
 def test_operating_point_keeps_what_floating_point_would_lose() -> None:
     p = np.stack([1 - np.linspace(0.5, 0.99, 21), np.linspace(0.5, 0.99, 21)], axis=1)
-    point = operating_point(p, np.array([0] + [1] * 20), (1,), 0.95)
-    assert point["sensitivity"] == 0.95
+    targets = np.array([1, 0] + [1] * 19)  # the lowest positive lies below the negative: 19 of 20 are kept, no more
+    point = operating_point(p, targets, (1,), 0.95)
+    assert (point["sensitivity"], point["specificity"]) == (0.95, 1)
     with pytest.raises(DataError, match="positive and negative"):
         operating_point(p, np.ones(21, int), (1,), 0.95)
+
+
+def test_operating_point_of_separated_scores_is_the_middle_of_the_gap() -> None:
+    """20 positives, one of them at 0.6: a sensitivity of 0.95 may lose it, but nothing is won by that."""
+    p, targets = two_sided([0.6] + [0.999] * 19, [0.001] * 10 + [0.1])
+    assert highest_threshold(p, targets, 0.95) == 0.999
+    point = operating_point(p, targets, (1,), 0.95)
+    assert point["threshold"] == pytest.approx(middle(0.1, 0.6))
+    assert (point["sensitivity"], point["specificity"]) == (1, 1)
+    logit = math.log(point["threshold"] / (1 - point["threshold"]))
+    assert logit - math.log(0.1 / 0.9) == pytest.approx(math.log(0.6 / 0.4) - logit)  # as much room above as below
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "expected", "sensitivity", "specificity"),
+    [
+        # 0.8 keeps three of four at specificity 2/3; 0.5 is free, 0.2 would admit the negative at 0.3
+        ([0.9, 0.85, 0.8, 0.2], [0.95, 0.3, 0.1], middle(0.3, 0.8), 0.75, 2 / 3),
+        ([0.9, 0.8, 0.5, 0.2], [0.95, 0.3, 0.1], middle(0.3, 0.5), 0.75, 2 / 3),
+        # a positive tied with a negative below is not free; tied at the threshold, the negative is admitted anyway
+        ([0.9, 0.8, 0.3], [0.3, 0.3], middle(0.3, 0.8), 2 / 3, 1),
+        ([0.9, 0.7], [0.7, 0.2], middle(0.2, 0.7), 1, 0.5),
+        # no negative below: 0 stands for it
+        ([0.9, 0.4], [0.95, 0.99], middle(SCORE_CLIP, 0.4), 1, 0),
+        ([0.5, 0.5], [0.5, 0.5], middle(SCORE_CLIP, 0.5), 1, 0),
+        ([0.0, 0.0], [0.0], 0.0, 1, 0),
+        ([1.0, 1.0], [1.0], middle(SCORE_CLIP, 1 - SCORE_CLIP), 1, 0),
+        # certain on both sides; then so certain that the clip leaves no middle; then neighbours in floating point
+        ([1.0, 1.0], [0.0], 0.5, 1, 1),
+        ([1 - 1e-9, 1.0], [1 - 1e-8], 1 - 1e-9, 1, 1),
+        ([2e-9, 1.0], [1e-9], 2e-9, 1, 1),
+        ([np.nextafter(0.3, 1), 1.0], [0.3], np.nextafter(0.3, 1), 1, 1),
+    ],
+)
+def test_operating_point_of_overlapping_tied_and_saturated_scores(
+    positives: list[float], negatives: list[float], expected: float, sensitivity: float, specificity: float
+) -> None:
+    p, targets = two_sided(positives, negatives)
+    point = operating_point(p, targets, (1,), 0.6)
+    assert point["threshold"] == pytest.approx(expected, rel=1e-10, abs=0)
+    assert (point["sensitivity"], point["specificity"]) == pytest.approx((sensitivity, specificity))
+    old = highest_threshold(p, targets, 0.6)
+    assert point["specificity"] == (p[targets == 0, 1] < old).mean()
+
+
+@pytest.mark.parametrize("digits", [1, 2, 16])
+def test_operating_point_never_pays_for_its_margin(digits: int) -> None:
+    """Random scores, rounded so that they tie and saturate: the old threshold's specificity, never less sensitivity."""
+    rng = np.random.default_rng(digits)
+    for _ in range(300):
+        n, signal, kept = rng.integers(2, 60), rng.uniform(0, 12), rng.choice([0.0, 0.5, 0.9, 0.95, 1.0])
+        targets = rng.permutation(np.arange(n) % int(rng.integers(2, 5)) == 0).astype(int)
+        scores = np.round(1 / (1 + np.exp(-rng.normal(signal * (targets - 0.5), 2))), digits)
+        p = np.stack([1 - scores, scores], axis=1)
+        truth, scores = targets == 1, positive_scores(p, (1,))
+        point, old = operating_point(p, targets, (1,), kept), highest_threshold(p, targets, kept)
+        assert point["specificity"] == (scores[~truth] < old).mean()
+        assert point["sensitivity"] >= max(kept, (scores[truth] >= old).mean())
+        assert 0 <= point["threshold"] <= old
+        # and no higher sensitivity is to be had at this specificity
+        assert all(
+            (scores[truth] >= t).mean() <= point["sensitivity"]
+            for t in scores
+            if (scores[~truth] < t).mean() == point["specificity"]
+        )
 
 
 def test_operating_point_without_positives_has_no_sensitivity() -> None:

@@ -1,0 +1,372 @@
+"""Parity: the ladder from torch to the file that ships, as a table of rows, each with its limit.
+
+What comes in are outputs over the whole test split, torch's and those of the exported graphs as
+``edge_runtime.engines`` gives them (the device's own code); what goes out are `Row`s: step, measure, value, limit,
+passed. Nothing is averaged before it was found finite, and a graph that cannot be opened or run is a row that failed,
+not a missing one.
+
+The limits are DESIGN.md's. One of them needs a rule to be honest: "no class recall drops by more than 1 pp" would be
+decided by a single picture where a class has fewer than 100 in the test split. So a class may lose 1 pp or one picture,
+whichever is more; the row prints both numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.errors import LeukoscopeError
+from edge_runtime.heatmap import heatmap
+from train.metrics import paired_difference
+
+if TYPE_CHECKING:
+    from edge_runtime.manifest import IOSpec
+    from edge_runtime.preprocess import Pixels
+    from train.index import Index
+    from train.network import SelfExplaining
+
+    from .calibration import CalibrationSet
+
+Floats = npt.NDArray[np.float32]
+
+GRADCAM_PICTURES = 64
+"""Pictures on which closed form and autograd are compared: the identity is exact, and a backward pass is slow."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A limit of the ladder.
+
+    Attributes:
+        measure: what is limited, as rows name it.
+        sign: "<=" or ">=".
+        limit: in the measure's unit.
+    """
+
+    measure: str
+    sign: str
+    limit: float
+
+    def row(self, step: str, value: float, note: str = "") -> Row:
+        """Return the row of this gate for a measured value; `note` says what the number alone does not."""
+        passed = value <= self.limit if self.sign == "<=" else value >= self.limit
+        return Row(step, self.measure, _rounded(value), f"{self.sign} {self.limit:g}", bool(passed), note)
+
+
+GATES: dict[str, Gate] = {
+    key: Gate(measure, sign, limit)
+    for key, measure, sign, limit in (
+        ("fp32_logits", "largest logit difference", "<=", 1e-4),
+        ("fp32_top1", "top-1 agreement", ">=", 1.0),
+        ("gradcam", "largest heatmap difference", "<=", 1e-5),
+        ("macro_f1", "macro-F1 drop, pp", "<=", 0.5),
+        ("recall", "largest class recall drop, pp", "<=", 1.0),
+        ("int8_top1", "top-1 agreement", ">=", 0.98),
+        ("spearman", "heatmap Spearman, median", ">=", 0.98),
+        ("peak", "heatmap peak cell equal", ">=", 0.90),
+    )
+}
+"""Every limit on a number; `FINITE` and the calibration's rows limit counts."""
+
+FINITE = "pictures with finite outputs"
+CLASSES = "classes covered"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the ladder.
+
+    Attributes:
+        step: what is compared with what.
+        measure: how.
+        value: what was found.
+        limit: what it must be, as text.
+        passed: whether it is.
+        note: beside the number: the interval, the class, the pictures.
+    """
+
+    step: str
+    measure: str
+    value: float
+    limit: str
+    passed: bool
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as the manifest takes it."""
+        stated: dict[str, Any] = {
+            "step": self.step,
+            "measure": self.measure,
+            "value": self.value,
+            "limit": self.limit,
+            "passed": self.passed,
+        }
+        return stated | ({"note": self.note} if self.note else {})
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model says about the test split.
+
+    Attributes:
+        logits: (N, K) float32; NaN where the engine gave nothing usable.
+        class_map: (N, h, w, K) float32, likewise.
+        error: the first error, or "".
+        steps: quantization step of logits and class map; None where float.
+    """
+
+    logits: Floats
+    class_map: Floats
+    error: str = ""
+    steps: tuple[float | None, float | None] = (None, None)
+
+    @property
+    def finite(self) -> int:
+        """Count the pictures whose outputs are all finite."""
+        axes = tuple(range(1, self.class_map.ndim))
+        return int((np.isfinite(self.logits).all(1) & np.isfinite(self.class_map).all(axes)).sum())
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether every picture has finite outputs."""
+        return self.finite == len(self.logits)
+
+
+def engine_outputs(
+    model: bytes, io: IOSpec, pixels: Pixels, numbers: Sequence[int], engine: str, threads: int = 2
+) -> Outputs:
+    """Run an exported graph over pictures, through the device's own code.
+
+    Args:
+        model: file.
+        io: what its inputs and outputs must be.
+        pixels: (all, H, W, 3) uint8.
+        numbers: N rows of it.
+        engine: of `edge_runtime.engines.ENGINES`.
+        threads: for one picture.
+    """
+    from tqdm import tqdm
+
+    from edge_runtime.engines import open_engine
+
+    logits = np.full((len(numbers), io.classes), np.nan, np.float32)
+    class_map = np.full((len(numbers), io.map_height, io.map_width, io.classes), np.nan, np.float32)
+    try:
+        opened = open_engine(engine, model, io, threads)
+    except LeukoscopeError as error:
+        return Outputs(logits, class_map, str(error))
+    first = ""
+    for place, i in enumerate(tqdm(numbers, desc=f"parity: {engine}", unit="picture", leave=False, disable=None)):
+        try:
+            logits[place], class_map[place] = opened.run(pixels[i])
+        except LeukoscopeError as error:
+            first = first or str(error)
+    return Outputs(logits, class_map, first, opened.output_steps)
+
+
+def preparation_row(index: Index, numbers: Sequence[int], pixels: Pixels) -> Row:
+    """Return the row that says whether the device's preprocessing gives the pixels that training saw, bit for bit.
+
+    Args:
+        index: whose pictures; their files are read again.
+        numbers: N rows of it.
+        pixels: (all, H, W, 3) uint8, as trained.
+
+    Raises:
+        DataError: a picture file has gone or changed.
+    """
+    import hashlib
+
+    from tqdm import tqdm
+
+    from edge_runtime.preprocess import Preprocess
+    from train.errors import DataError
+    from train.pixels import prepare_picture
+    from train.sources import SOURCES
+
+    equal, preprocess = 0, Preprocess(pixels.shape[1])
+    for i in tqdm(numbers, desc="parity: preprocessing", unit="picture", leave=False, disable=None):
+        row = index.rows[i]
+        path = index.data / row.path
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != row.sha256:
+            todo = "put the data back, or run python -m train index again"
+            raise DataError(f"{path}: not the picture that was indexed", todo=todo)
+        prepared = prepare_picture(path, row.box, SOURCES[row.source].central_px, preprocess)
+        equal += int(np.array_equal(prepared, pixels[i]))
+    n = len(numbers)
+    return Row("training pixels vs edge_runtime's", "pictures equal, bit for bit", equal, f"all {n}", equal == n)
+
+
+def compare_fp32(step: str, reference: Outputs, candidate: Outputs) -> list[Row]:
+    """Compare two full-precision models: the same function, up to rounding."""
+    rows = [finite_row(step, candidate)]
+    if not (rows[0].passed and reference.whole):
+        return rows
+    difference = float(np.abs(candidate.logits - reference.logits).max())
+    agreement = float((candidate.logits.argmax(1) == reference.logits.argmax(1)).mean())
+    map_difference = float(np.abs(candidate.class_map - reference.class_map).max())
+    return [
+        *rows,
+        GATES["fp32_logits"].row(step, difference, f"class map {_rounded(map_difference):g}"),
+        GATES["fp32_top1"].row(step, agreement),
+    ]
+
+
+def compare_gradcam(network: SelfExplaining, pixels: Pixels, numbers: Sequence[int], reference: Outputs) -> list[Row]:
+    """Compare the heatmap (closed form) with autograd's Grad-CAM, on `GRADCAM_PICTURES` spread over the pictures.
+
+    Args:
+        network: torch.
+        pixels: (all, H, W, 3) uint8.
+        numbers: N rows of it.
+        reference: the network's outputs on them.
+    """
+    import torch
+    from tqdm import tqdm
+
+    from train.network import autograd_gradcam
+
+    step = "closed-form heatmap vs autograd Grad-CAM"
+    if not reference.whole:
+        return [finite_row(step, reference)]
+    places = np.unique(np.linspace(0, len(numbers) - 1, min(GRADCAM_PICTURES, len(numbers))).astype(int))
+    largest = 0.0
+    device = next(network.parameters()).device
+    for place in tqdm(places, desc="parity: Grad-CAM", unit="picture", leave=False, disable=None):
+        k = int(reference.logits[place].argmax())
+        picture = torch.from_numpy(np.array(pixels[numbers[place]][None])).to(device)  # a copy: the cache is read-only
+        wanted = autograd_gradcam(network, picture, k).cpu().numpy()
+        largest = max(largest, float(np.abs(heatmap(reference.class_map[place], k) - wanted).max()))
+    return [GATES["gradcam"].row(step, largest, f"{len(places)} pictures, scaled to peak 1")]
+
+
+def compare_quantized(
+    step: str,
+    reference: Outputs,
+    candidate: Outputs,
+    targets: npt.NDArray[np.int64],
+    clusters: Sequence[str],
+    labels: Sequence[str],
+) -> list[Row]:
+    """Compare a quantized model with its full-precision original.
+
+    Args:
+        step: name of the step.
+        reference: full precision.
+        candidate: quantized.
+        targets: (N,) class numbers.
+        clusters: (N,) groups, resampled as wholes for the intervals.
+        labels: K names.
+    """
+    rows = [finite_row(step, candidate)]
+    if not (rows[0].passed and reference.whole):
+        return rows
+    paired = paired_difference(reference.logits, candidate.logits, targets, clusters, labels)
+    change = paired["macro_f1_difference_pp"]
+    agreement = paired["top1_agreement"]
+    rank, peak = heatmap_agreement(reference, candidate)
+    return [
+        *rows,
+        GATES["macro_f1"].row(
+            step,
+            -change["value"],
+            f"{paired['macro_f1_reference']['value']:.4f} -> {paired['macro_f1_candidate']['value']:.4f}, "
+            f"95 % {_signed(-change['high'])} .. {_signed(-change['low'])}",
+        ),
+        recall_row(step, reference, candidate, targets, labels),
+        GATES["int8_top1"].row(
+            step, agreement["value"], f"95 % {agreement['low']:.4f} .. {agreement['high']:.4f}, n = {len(targets)}"
+        ),
+        GATES["spearman"].row(step, float(np.median(rank)), f"10th percentile {np.percentile(rank, 10):.3f}"),
+        GATES["peak"].row(step, float(peak.mean())),
+    ]
+
+
+def recall_row(
+    step: str, reference: Outputs, candidate: Outputs, targets: npt.NDArray[np.int64], labels: Sequence[str]
+) -> Row:
+    """Return the row of the class that loses most beyond what it may lose: 1 pp or one picture, whichever is more."""
+    gate = GATES["recall"]
+    right_before, right_after = (side.logits.argmax(1) == targets for side in (reference, candidate))
+    worst: tuple[float, int, int, int] = (-np.inf, 0, 0, 1)
+    for k in range(len(labels)):
+        mine = targets == k
+        support = int(mine.sum())
+        if support:
+            lost = int(right_before[mine].sum()) - int(right_after[mine].sum())
+            beyond = 100 * lost / support - max(gate.limit, 100 / support)
+            worst = max(worst, (beyond, k, lost, support), key=lambda found: found[0])
+    beyond, k, lost, support = worst
+    pictures = "picture" if abs(lost) == 1 else "pictures"
+    return Row(
+        step,
+        gate.measure,
+        _rounded(100 * lost / support),
+        f"<= max({gate.limit:g} pp, 1 picture)",
+        beyond <= 1e-9,
+        f"{labels[k]}: {lost} of {support} {pictures}",
+    )
+
+
+def heatmap_agreement(reference: Outputs, candidate: Outputs) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Compare two models' class maps of the reference's predicted class, picture by picture.
+
+    Returns:
+        Spearman's rank correlation over the positions (N,), 0 where one of them is flat; and whether the highest cell
+        is the same (N,). A quantized map has ties: its peak is any cell that reaches its maximum.
+    """
+    from scipy.stats import rankdata
+
+    predicted = reference.logits.argmax(1)
+    picked = np.arange(len(predicted))
+    before, after = (
+        np.moveaxis(side.class_map, -1, 1)[picked, predicted].reshape(len(predicted), -1).astype(np.float64)
+        for side in (reference, candidate)
+    )
+    ranks_before, ranks_after = (rankdata(side, axis=1) for side in (before, after))
+    ranks_before -= ranks_before.mean(1, keepdims=True)
+    ranks_after -= ranks_after.mean(1, keepdims=True)
+    norm = np.sqrt((ranks_before**2).sum(1) * (ranks_after**2).sum(1))
+    together = (ranks_before * ranks_after).sum(1)
+    rank = np.divide(together, norm, out=np.zeros_like(norm), where=norm > 0)
+    return rank, after[picked, before.argmax(1)] == after.max(1)
+
+
+def finite_row(step: str, outputs: Outputs) -> Row:
+    """Return the row that comes first: every picture has outputs, as stated and finite."""
+    n = len(outputs.logits)
+    return Row(step, FINITE, outputs.finite, f"all {n}", outputs.whole, outputs.error)
+
+
+def calibration_row(chosen: CalibrationSet) -> Row:
+    """Return the row that says whether every class took part in the calibration."""
+    covered = sum(1 for count in chosen.per_class.values() if count)
+    counts = ", ".join(f"{label} {count}" for label, count in chosen.per_class.items())
+    all_classes = len(chosen.per_class)
+    return Row("calibration set", CLASSES, covered, f"all {all_classes}", covered == all_classes, counts)
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """Lay the ladder out as text."""
+    head = ("step", "measure", "value", "limit", "", "note")
+    cells = [
+        (row.step, row.measure, f"{row.value:.6g}", row.limit, "ok" if row.passed else "FAILED", row.note)
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in (head, *cells)) for column in range(len(head))]
+    padded = ([c.ljust(w) for c, w in zip(line, widths, strict=True)] for line in (head, *cells))
+    lines = ["  ".join(line).rstrip() for line in padded]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def _rounded(value: float) -> float:
+    """Round to four digits: what lies below is the thread count's, not the model's."""
+    return float(f"{value:.4g}") + 0.0  # never -0
+
+
+def _signed(value: float) -> str:
+    return f"{value + 0.0:+.2f}"

@@ -1,0 +1,142 @@
+"""Tables: lay out what an evaluation found, for people.
+
+What comes in are ``run.json`` dicts and what `train.evaluate.evaluate_bundle` found; what goes out is text in which the
+network, or the bundle, stands beside its controls. Nothing is measured, read or printed here; a figure that is not
+defined shows as "-".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .resampling import Interval
+
+
+def run_report(infos: dict[str, dict[str, Any]]) -> str:
+    """Lay out the tables of evaluated runs: network beside controls, other figures, and every class.
+
+    Args:
+        infos: run folder -> its ``run.json``; all of one task.
+    """
+    protocols = [info["protocol"] for info in infos.values()]
+    unique = len(set(protocols)) == len(protocols)
+    titles = protocols if unique else [f"{p} ({f})" for p, f in zip(protocols, infos, strict=True)]
+    metrics = {title: info["metrics"] for title, info in zip(titles, infos.values(), strict=True)}
+    parts = [f"{next(iter(infos.values()))['task']}: network beside its controls, on the test split"]
+    head = ["", *(f"{name}: {what}" for name in metrics for what in ("macro-F1", "balanced accuracy"))]
+    rows = [["network", *_cells([found["test"] for found in metrics.values()])]]
+    named = {name: {row["name"]: row for row in found["controls"]} for name, found in metrics.items()}
+    for control in dict.fromkeys(name for rows_by_name in named.values() for name in rows_by_name):
+        rows.append([control, *_cells([rows_by_name.get(control) for rows_by_name in named.values()])])
+    parts.append(_table(head, rows))
+    parts.append(_figures(metrics))
+    for name, found in metrics.items():
+        parts.append(f"{name}, class by class (support: pictures / groups)\n{_classes(found['test'])}")
+    return "\n\n".join([*parts, _footer(metrics)])
+
+
+def bundle_report(reference: dict[str, Any], found: dict[str, Any]) -> str:
+    """Lay out the tables of a bundle beside its full-precision reference.
+
+    Args:
+        reference: the run's ``metrics``.
+        found: from `evaluate_bundle`.
+    """
+    sides = {"reference": reference, "bundle": found}
+    paired, drop = found["paired"], found["paired"]["largest_recall_drop_pp"]
+    rows = [[name, *_cells([side["test"]])] for name, side in sides.items()]
+    rows += [[control["name"], *_cells([control])] for control in reference["controls"]]
+    parts = [
+        f"{found['bundle']} through {found['engine']}, beside {found['run']} and its controls, on the test split",
+        _table(["", "macro-F1", "balanced accuracy"], rows),
+        _figures(sides),
+        _table(
+            ["bundle against reference", "paired"],
+            [
+                ["macro-F1 difference, pp", _text(paired["macro_f1_difference_pp"], 2)],
+                ["top-1 agreement", _text(paired["top1_agreement"], 4)],
+                [f"largest recall drop, pp ({drop['label']})", _text(drop, 2)],
+                ["prepared to the pixels of training", f"{found['pixels_as_trained']:.1%}"],
+            ],
+        ),
+        f"bundle, class by class (support: pictures / groups)\n{_classes(found['test'])}",
+        f"reference, class by class\n{_classes(reference['test'])}",
+    ]
+    return "\n\n".join([*parts, _footer({found["protocol"]["name"]: found})])
+
+
+def _figures(sides: dict[str, dict[str, Any]]) -> str:
+    """Lay out one column per side: the test split's figures, each operating point, each source."""
+    columns = {name: dict(_figure_rows(found)) for name, found in sides.items()}
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    return _table(["", *sides], [[name, *(column.get(name, "-") for column in columns.values())] for name in names])
+
+
+def _figure_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    test = found["test"]
+    rows = [("pictures / groups", f"{test['n']} / {test['interval']['units']}")]
+    for key, title in (
+        ("macro_f1", "macro-F1"),
+        ("balanced_accuracy", "balanced accuracy"),
+        ("accuracy", "accuracy"),
+        ("macro_auroc", "macro AUROC"),
+        ("ece", "ECE"),
+        ("nll", "NLL, nats"),
+    ):
+        rows.append((title, _text(test[key])))
+    rows.append(("temperature", f"{test['temperature']:.3f}"))
+    for source, part in found["per_source"].items():
+        rows.append((f"macro-F1, {source} alone", _text(part["macro_f1"])))
+    for point in found["operating_points"]:
+        for scope, answers in (("", point["test"]), *((f", {s} alone", a) for s, a in point["per_source"].items())):
+            for key, title in (("auroc", "AUROC"), ("sensitivity", "sensitivity"), ("specificity", "specificity")):
+                if answers[key] is not None:
+                    rows.append((f"{point['name']}: {title}{scope}", _text(answers[key])))
+        rows.append((f"{point['name']}: threshold", f"{point['threshold']:.4f}"))
+    for control in found.get("controls", ()):
+        for point in control.get("operating_points", ()):
+            for scope, part in (("", point["test"]), *((f", {s} alone", a) for s, a in point["per_source"].items())):
+                if part["auroc"] is not None:
+                    rows.append((f"{point['name']}: AUROC{scope}, by {control['name']}", _text(part["auroc"])))
+        if "macro_f1_difference_pp" in control:
+            rows.append((f"{control['name']}: macro-F1 change, pp", _text(control["macro_f1_difference_pp"], 2)))
+    return rows
+
+
+def _classes(test: dict[str, Any]) -> str:
+    names = ("sensitivity", "specificity", "precision", "f1", "auroc")
+    rows = []
+    for label, row in test["per_class"].items():
+        if row["support"]:
+            cells = [_text(row[name]) for name in names]
+            if row["groups"] == 1:  # resampled, the one group is always there: its sensitivity seems to be certain
+                cells[0] = f"{row['sensitivity']['value']:.3f} [one group]"
+            rows.append([label, f"{row['support']} / {row['groups']}", *cells])
+    return _table(["class", "support", "sensitivity", "specificity", "precision", "F1", "AUROC"], rows)
+
+
+def _footer(metrics: dict[str, dict[str, Any]]) -> str:
+    lines = [f"{found['protocol']['name']}: {found['protocol']['text']}." for found in metrics.values()]
+    lines.append(
+        "[low, high]: 95 % bootstrap over whole groups. A width of zero says that no error was seen, not that none\n"
+        "will come; an interval over few groups is rough. Research software, not a diagnosis."
+    )
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _cells(rows: list[dict[str, Any] | None]) -> list[str]:
+    return [_text(row[key]) if row else "-" for row in rows for key in ("macro_f1", "balanced_accuracy")]
+
+
+def _text(interval: Interval | None, digits: int = 3) -> str:
+    if interval is None:
+        return "-"
+    value, low, high = (f"{interval[key]:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join(line.rstrip() for line in lines)
