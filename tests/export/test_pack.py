@@ -1,0 +1,125 @@
+"""Packing: one writer, whole or not at all, the same bytes for the same run, and honest about a failed gate."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.bundle import open_bundle
+from edge_runtime.classifier import Classifier
+from edge_runtime.cli import main as runtime
+from edge_runtime.errors import BundleError
+from edge_runtime.golden import verify
+from export.cli import main
+from export.errors import ExportError
+from export.pack import write_bundle
+from export.parity import GATES
+from export.pipeline import Export, export_run
+from export.recipes import RECIPES
+from train.run_folder import read_run
+
+IMAGES = 48
+
+
+@pytest.fixture(scope="module")
+def export(rendered_run: Path) -> Export:
+    return export_run(read_run(rendered_run), RECIPES["int8"], images=IMAGES)
+
+
+@pytest.fixture(scope="module")
+def bundle(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("packed") / "bundle"
+    write_bundle(export, out)
+    return out
+
+
+def test_bundle_is_whole_and_verifies(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    manifest = opened.manifest
+    assert manifest.raw["quantization"]["calibration"]["split"] == "train"
+    assert manifest.raw["metrics"]["parity"]["passed"] is True
+    assert verify(Classifier.open(opened)).passed
+    card = (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "not a medical device" in card and "control, colour, 1-NN" in card
+    assert sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file()) <= 3.0e6
+
+
+def test_nothing_of_this_machine_is_inside(bundle: Path, rendered_run: Path) -> None:
+    text = (bundle / "manifest.json").read_text(encoding="utf-8") + (bundle / "MODEL_CARD.md").read_text("utf-8")
+    assert str(rendered_run.parent) not in text and "/tmp" not in text and "/home" not in text
+
+
+def test_same_run_same_bytes(rendered_run: Path, bundle: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    options = ["--recipe", "int8", "--calibration-images", str(IMAGES), "--out", str(again)]
+    assert main([str(rendered_run), *options]) == 0
+    files = sorted(p.relative_to(bundle) for p in bundle.rglob("*") if p.is_file())
+    assert files == sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
+    for name in files:
+        assert (bundle / name).read_bytes() == (again / name).read_bytes(), name
+
+
+def test_full_precision_recipe_holds_both_models(
+    rendered_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "fp32"
+    assert main([str(rendered_run), "--recipe", "fp32", "--out", str(out), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["passed"] and set(said["models"]) == {"model.tflite", "model.onnx"}
+    for engine in ("litert", "onnxruntime"):
+        assert verify(Classifier.open(out, engine)).passed
+    assert main([str(rendered_run), "--recipe", "fp32", "--out", str(out)]) == 1, "what is there is not overwritten"
+
+
+def test_failed_gate_refuses_unless_taken_degraded(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tuple(
+        GATES["int8_top1"].row(row.step, 0.5) if row.measure == "top-1 agreement" and "INT8" in row.step else row
+        for row in export.rows
+    )
+    worse = dataclasses.replace(export, rows=rows)
+    with pytest.raises(ExportError, match=r"not packed: fp32 -> INT8: top-1 agreement.*--allow-degraded"):
+        write_bundle(worse, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+
+    taken = tmp_path / "taken"
+    write_bundle(worse, taken, allow_degraded=True)
+    assert open_bundle(taken).manifest.parity_passed is False
+    assert "DEGRADED" in (taken / "MODEL_CARD.md").read_text(encoding="utf-8")
+    picture = taken / "golden" / "0.png"
+    assert runtime(["classify", str(picture), "--model", str(taken)]) == 0
+    assert "did not pass its parity gates" in capsys.readouterr().err
+
+
+def test_tampered_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    model = bytearray((copy / "model.tflite").read_bytes())
+    model[len(model) // 2] ^= 1
+    (copy / "model.tflite").write_bytes(model)
+    with pytest.raises(BundleError, match=r"model\.tflite"):
+        Classifier.open(copy)
+
+
+def test_foreign_folder_is_not_replaced(export: Export, tmp_path: Path) -> None:
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / "chapter1.tex").write_text("years of work")
+    with pytest.raises(ExportError, match="not a bundle and will not be replaced"):
+        write_bundle(export, out, force=True)
+    assert (out / "chapter1.tex").read_text() == "years of work"
+
+
+def test_missing_converter_is_one_line(
+    rendered_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("export.to_tflite.CONVERTER", "onnx2tf_that_is_not_there")
+    assert main([str(rendered_run), "--recipe", "int8", "--out", str(tmp_path / "x")]) == 1
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(error) == 1 and "pip install --no-deps" in error[0]
