@@ -187,7 +187,7 @@ def command_cost(name: str, picture: Path, runs: int) -> dict[str, Any]:
 
 def sample(name: str) -> Path:
     """Return the first sample of a bundle's task."""
-    return sorted((ROOT / "samples").glob(f"{name}-*"))[0]
+    return sorted((ROOT / "samples" / name).iterdir())[0]
 
 
 def _sample_pixels(name: str) -> Any:

@@ -45,14 +45,14 @@ def rendered_index(rendered_data: Path, tmp_path_factory: pytest.TempPathFactory
 def rendered_run(rendered_index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder: MobileNetV2 fine-tuned on rendered fields from the committed reference, and evaluated.
 
-    It starts from weights that know smears, so three short epochs give a network that is sure of itself, as parity
+    It starts from weights that know smears, so a few short epochs give a network that is sure of itself, as parity
     gates need.
     """
     from train.cli import main
 
     folder = tmp_path_factory.mktemp("run") / "rendered"
     weights = REFERENCES / "all-subtypes" / "weights.safetensors"
-    schedule = ["--epochs", "4", "--head-epochs", "1", "--batch", "16", "--small-px", "160", "--lr", "3e-4"]
+    schedule = ["--epochs", "8", "--head-epochs", "2", "--batch", "8", "--small-px", "128", "--lr", "5e-4"]
     options = ["--weights", str(weights), "--accelerator", "cpu", "--out", str(folder)]
     assert main(["fit", str(rendered_index), "--protocol", "grouped", *schedule, *options]) == 0
     assert main(["evaluate", str(folder)]) == 0
