@@ -1,7 +1,7 @@
 """Split: who may learn from a picture, who may choose by it, and who may only be judged by it.
 
 Two protocols, both recorded in the index. ``stratified`` deals pictures out one by one, 80/10/10, as the paper does;
-``grouped`` deals out whole groups (patients, or near-duplicate and colour clusters), about 75/11/14, so that no group is
+``grouped`` deals out whole groups (patients, or near-duplicate and colour clusters), about 75/11/14: no group is
 on two sides. Both keep the class shares, source by source.
 """
 
