@@ -91,7 +91,7 @@ def take_off_normalisation(model: bytes) -> bytes:
         schema.BuiltinOperator.DIV: np.divide,
     }
     while (operator := _reader(main, place)) is not None:
-        code = _code(graph, operator)
+        code = operator_code(graph, operator)
         if code in operators:
             sides = [values if side == place else _constant(graph, main.tensors[side]) for side in operator.inputs]
             if any(side.size not in (1, values.size) for side in sides):
@@ -156,7 +156,8 @@ def _reader(main: Any, place: int) -> Any | None:
     return readers[0] if len(readers) == 1 else None
 
 
-def _code(graph: Any, operator: Any) -> int:
+def operator_code(graph: Any, operator: Any) -> int:
+    """Return which ``BuiltinOperator`` an operator is."""
     row = graph.operatorCodes[operator.opcodeIndex]
     return max(int(row.builtinCode), int(row.deprecatedBuiltinCode))
 

@@ -133,6 +133,8 @@ def _parity(parity: dict[str, Any]) -> str:
 
 def _quantization(quantization: dict[str, Any]) -> str:
     text = f"## Quantization\n\nWeights {quantization['weights']}, activations {quantization['activations']}."
+    if quantization.get("rounding"):
+        text += f" Weights rounded: {quantization['rounding']}."
     calibration = quantization["calibration"]
     if calibration is None:
         return text

@@ -167,6 +167,7 @@ def manifest(export: Export, golden: dict[str, Any]) -> dict[str, Any]:
         "recipe": export.recipe.name,
         "weights": export.recipe.weights,
         "activations": export.recipe.activations,
+        "rounding": export.recipe.rounding,
         "calibration": None,
         "tools": tool_versions(),
     }

@@ -1,7 +1,8 @@
 """Quantize: from a full-precision TFLite file and calibration pixels to an INT8 file with the same input and outputs.
 
-Post-training quantization by ai-edge-quantizer: weights per channel, activations per tensor, ranges from the
-calibration set. The input is not measured but known, see ``graph_input``. Outputs are INT8; their scale and zero point
+Post-training quantization: scales and graph by ai-edge-quantizer, weights per channel, activations per tensor; how far the
+activations reach is chosen on the calibration set (see ``ranges``), and so is where each weight is rounded to (see
+``rounding``). The input is not measured but known (see ``graph_input``). Outputs are INT8; their scale and zero point
 stand in the file, and ``edge_runtime.engines`` dequantizes with them.
 """
 
@@ -18,9 +19,12 @@ import numpy as np
 
 from edge_runtime.preprocess import Pixels
 
+from .activations import watch
 from .errors import ExportError
 from .graph_input import CENTRE, RANGE, put_on_pixels, take_off_normalisation
+from .ranges import least_squares_ranges
 from .recipes import Recipe
+from .rounding import round_weights
 from .to_onnx import INPUT
 
 
@@ -46,9 +50,8 @@ def quantize(model: bytes, pixels: Pixels, recipe: Recipe, threads: int = 2) -> 
     except ImportError as error:
         todo = 'pip install "leukoscope[export]"'
         raise ExportError("ai-edge-quantizer is not installed", got=str(error), todo=todo) from None
-    update = {"min-max": qsv_utils.min_max_update, "moving-average": qsv_utils.moving_average_update}[
-        str(recipe.calibration)
-    ]
+    averaged = recipe.calibration == "moving-average"
+    update = qsv_utils.moving_average_update if averaged else qsv_utils.min_max_update
     core = take_off_normalisation(model)
     try:
         with _quiet():
@@ -61,6 +64,9 @@ def quantize(model: bytes, pixels: Pixels, recipe: Recipe, threads: int = 2) -> 
             measured.calibrate({next(iter(signature)): data}, manager)
             ranges = measured.get_model_qsvs()
             _check(ranges)
+            seen = watch(core, pixels, threads)
+            if recipe.calibration == "least-squares":
+                ranges = least_squares_ranges(ranges, seen.values)
             ranges["normalised"] = {
                 side: np.full_like(ranges["normalised"][side], value)
                 for side, value in zip(("min", "max"), RANGE, strict=True)
@@ -68,7 +74,10 @@ def quantize(model: bytes, pixels: Pixels, recipe: Recipe, threads: int = 2) -> 
             done = quantizer.Quantizer(core, static).quantize(
                 ranges, enable_progress_bar=False, enable_progress_report=False
             )
-            return put_on_pixels(bytes(done.quantized_model))
+            quantized = bytes(done.quantized_model)
+            if recipe.rounding == "compensated":
+                quantized = round_weights(quantized, core, seen.inputs)
+            return put_on_pixels(quantized)
     except ExportError:
         raise
     except Exception as error:  # noqa: BLE001 - the quantizer raises anything

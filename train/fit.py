@@ -51,8 +51,7 @@ class FitConfig:
         head_lr: learning rate of the head-only passes.
         weight_decay: AdamW's.
         smoothing: label smoothing.
-        balance: how far the rare are drawn more often: weight of a picture is (count of its class within its source)
-            ^-balance, so that a class is not learnt from the one source that happens to have more of it.
+        balance: how far rare classes are drawn more often: weight of a picture is (its class's count)^-balance.
         ema_epochs: time constant of the weights' moving average, epochs.
         small_px: side of the pictures in the first half of the epochs, which halves their cost; the rest, and all
             evaluation, is at the full input size.
@@ -266,11 +265,10 @@ class _Split:
     rows: list[int]
 
     def batches(self, config: FitConfig, epoch: int, steps: int) -> npt.NDArray[np.int64]:
-        """Draw the epoch's pictures, rare classes of a source more often: (steps, batch) row numbers."""
+        """Draw the epoch's pictures, rare classes more often: (steps, batch) row numbers."""
         random = np.random.default_rng((config.seed, epoch))
-        strata = [f"{self.index.rows[i].source}:{self.index.rows[i].label}" for i in self.rows]
-        _, place, count = np.unique(strata, return_inverse=True, return_counts=True)
-        weight = count[place].astype(float) ** -config.balance
+        targets = self.index.targets(self.rows)
+        weight = np.bincount(targets)[targets].astype(float) ** -config.balance
         # systematic sampling: a picture of expected count 1.3 is drawn once or twice, never by accident not at all
         order = random.permutation(len(self.rows))
         expected = np.cumsum(weight[order]) / weight.sum() * steps * config.batch

@@ -1,0 +1,144 @@
+"""Activations: one pass of the calibration set through the float graph, for all who need to know what flows in it.
+
+What comes in is a TFLite graph that takes normalised pixels; what goes out is, per tensor, a sample of its values (for
+``ranges``) and, per convolution, mean and covariance of what its weights are multiplied with (for ``rounding``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.preprocess import Pixels
+
+from .graph_input import CENTRE, operator_code, read_graph
+
+Floats = npt.NDArray[np.float64]
+
+VALUES = 2000
+"""Taken of each tensor and picture."""
+
+POSITIONS = 300
+"""Of each convolution's output, taken of each picture."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the weights of one output channel of a convolution are multiplied with, over positions and pictures.
+
+    A weight's place is (row, column, input channel), flat, I of them. A depthwise convolution has one group of inputs per
+    channel, each with I = rows x columns; any other has one group for all its output channels.
+
+    Attributes:
+        mean: (groups, I).
+        covariance: (groups, I, I).
+    """
+
+    mean: Floats
+    covariance: Floats
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What a calibration set makes flow in a graph.
+
+    Attributes:
+        values: name of a tensor -> values (M,) float32, drawn at random over pictures, positions and channels. Of what
+            stands before the last convolution: its output and all later ones are answers, and not sampled.
+        inputs: of the convolutions, in the order of the graph.
+    """
+
+    values: dict[str, npt.NDArray[np.float32]]
+    inputs: list[Inputs]
+
+
+def watch(model: bytes, pixels: Pixels, threads: int = 2) -> Activations:
+    """Run a calibration set through a graph and keep what is needed; the same for the same arguments.
+
+    Args:
+        model: TFLite in float, takes normalised pixels.
+        pixels: (N, H, W, 3) uint8.
+        threads: for one picture.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    graph = read_graph(model)
+    main = graph.subgraphs[0]
+    operators = convolutions(graph)
+    end = main.operators.index(operators[-1])
+    inner = [int(place) for operator in main.operators[:end] for place in operator.outputs]
+    interpreter = Interpreter(model_content=model, num_threads=threads, experimental_preserve_all_tensors=True)
+    interpreter.allocate_tensors()
+    entry = interpreter.get_input_details()[0]["index"]
+    random = np.random.default_rng(0)
+    drawn: dict[int, list[npt.NDArray[np.float32]]] = {place: [] for place in inner}
+    sums: list[Any] = [0.0] * len(operators)
+    squares: list[Any] = [0.0] * len(operators)
+    counts = [0] * len(operators)
+    for picture in pixels:
+        interpreter.set_tensor(entry, (picture[None].astype(np.float32) - CENTRE) / CENTRE)
+        interpreter.invoke()
+        for place in inner:
+            values = interpreter.get_tensor(place).ravel()
+            drawn[place].append(values[random.integers(values.size, size=VALUES)])
+        for number, operator in enumerate(operators):
+            patches = take_patches(graph, operator, interpreter.get_tensor(int(operator.inputs[0]))[0], random)
+            counts[number] += patches.shape[1]
+            sums[number] = sums[number] + patches.sum(1, dtype=np.float64)
+            squares[number] = squares[number] + patches.transpose(0, 2, 1) @ patches
+    inputs = []
+    for total, square, count in zip(sums, squares, counts, strict=True):
+        mean = total / count
+        inputs.append(Inputs(mean, square.astype(np.float64) / count - mean[:, :, None] * mean[:, None, :]))
+    values_by_name = {main.tensors[place].name.decode(): np.concatenate(parts) for place, parts in drawn.items()}
+    return Activations(values_by_name, inputs)
+
+
+def convolutions(graph: Any) -> list[Any]:
+    """Return a graph's convolutions, depthwise ones included, in their order."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    codes = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D)
+    return [operator for operator in graph.subgraphs[0].operators if operator_code(graph, operator) in codes]
+
+
+def is_depthwise(graph: Any, operator: Any) -> bool:
+    """Tell whether a convolution is a depthwise one."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return operator_code(graph, operator) == schema.BuiltinOperator.DEPTHWISE_CONV_2D
+
+
+def take_patches(
+    graph: Any, operator: Any, inputs: npt.NDArray[np.float32], random: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """Draw what a convolution's weights see at some positions.
+
+    Args:
+        graph: its graph.
+        operator: the convolution.
+        inputs: (H, W, C), what it reads.
+        random: draws the positions, `POSITIONS` of them or all.
+
+    Returns:
+        (groups, positions, I) float32, as `Inputs` says.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    options = operator.builtinOptions
+    rows, columns = (int(side) for side in graph.subgraphs[0].tensors[operator.inputs[1]].shape[1:3])
+    down, right = int(options.strideH), int(options.strideW)
+    height, width = inputs.shape[:2]
+    if options.padding == schema.Padding.SAME:
+        tall = max((-(-height // down) - 1) * down + rows - height, 0)
+        wide = max((-(-width // right) - 1) * right + columns - width, 0)
+        inputs = np.pad(inputs, ((tall // 2, tall - tall // 2), (wide // 2, wide - wide // 2), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(inputs, (rows, columns), axis=(0, 1))[::down, ::right]
+    places = random.permutation(windows.shape[0] * windows.shape[1])[:POSITIONS]
+    taken = windows[places // windows.shape[1], places % windows.shape[1]]  # (P, C, rows, columns)
+    if is_depthwise(graph, operator):
+        return np.ascontiguousarray(taken.reshape(*taken.shape[:2], -1).transpose(1, 0, 2))
+    return np.ascontiguousarray(taken.transpose(0, 2, 3, 1).reshape(1, len(places), -1))
