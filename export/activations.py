@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 VALUES = 2000
 """Taken of each tensor and picture."""
 
-POSITIONS = 300
+POSITIONS = 100
 """Of each convolution's output, taken of each picture."""
 
 
@@ -29,8 +29,8 @@ POSITIONS = 300
 class Inputs:
     """What the weights of one output channel of a convolution are multiplied with, over positions and pictures.
 
-    A weight's place is (row, column, input channel), flat, I of them. A depthwise convolution has one group of inputs per
-    channel, each with I = rows x columns; any other has one group for all its output channels.
+    A weight's place is (row, column, input channel), flat, I of them. A depthwise convolution has one group of inputs
+    per channel, each with I = rows x columns; any other has one group for all its output channels.
 
     Attributes:
         mean: (groups, I).
@@ -46,11 +46,13 @@ class Activations:
     """What a calibration set makes flow in a graph.
 
     Attributes:
+        ranges: name of a tensor -> its smallest and largest value.
         values: name of a tensor -> values (M,) float32, drawn at random over pictures, positions and channels. Of what
             stands before the last convolution: its output and all later ones are answers, and not sampled.
         inputs: of the convolutions, in the order of the graph.
     """
 
+    ranges: dict[str, tuple[float, float]]
     values: dict[str, npt.NDArray[np.float32]]
     inputs: list[Inputs]
 
@@ -69,7 +71,9 @@ def watch(model: bytes, pixels: Pixels, threads: int = 2) -> Activations:
     main = graph.subgraphs[0]
     operators = convolutions(graph)
     end = main.operators.index(operators[-1])
-    inner = [int(place) for operator in main.operators[:end] for place in operator.outputs]
+    places = [int(place) for operator in main.operators for place in operator.outputs]
+    inner = {int(place) for operator in main.operators[:end] for place in operator.outputs}
+    extremes = {place: (np.inf, -np.inf) for place in places}
     interpreter = Interpreter(model_content=model, num_threads=threads, experimental_preserve_all_tensors=True)
     interpreter.allocate_tensors()
     entry = interpreter.get_input_details()[0]["index"]
@@ -81,9 +85,12 @@ def watch(model: bytes, pixels: Pixels, threads: int = 2) -> Activations:
     for picture in pixels:
         interpreter.set_tensor(entry, (picture[None].astype(np.float32) - CENTRE) / CENTRE)
         interpreter.invoke()
-        for place in inner:
+        for place in places:
             values = interpreter.get_tensor(place).ravel()
-            drawn[place].append(values[random.integers(values.size, size=VALUES)])
+            low, high = extremes[place]
+            extremes[place] = (min(low, float(values.min())), max(high, float(values.max())))
+            if place in inner:
+                drawn[place].append(values[random.integers(values.size, size=VALUES)])
         for number, operator in enumerate(operators):
             patches = take_patches(graph, operator, interpreter.get_tensor(int(operator.inputs[0]))[0], random)
             counts[number] += patches.shape[1]
@@ -93,8 +100,12 @@ def watch(model: bytes, pixels: Pixels, threads: int = 2) -> Activations:
     for total, square, count in zip(sums, squares, counts, strict=True):
         mean = total / count
         inputs.append(Inputs(mean, square.astype(np.float64) / count - mean[:, :, None] * mean[:, None, :]))
-    values_by_name = {main.tensors[place].name.decode(): np.concatenate(parts) for place, parts in drawn.items()}
-    return Activations(values_by_name, inputs)
+    names = {place: main.tensors[place].name.decode() for place in places}
+    return Activations(
+        {names[place]: limits for place, limits in extremes.items()},
+        {names[place]: np.concatenate(parts) for place, parts in drawn.items()},
+        inputs,
+    )
 
 
 def convolutions(graph: Any) -> list[Any]:
@@ -109,7 +120,7 @@ def is_depthwise(graph: Any, operator: Any) -> bool:
     """Tell whether a convolution is a depthwise one."""
     from ai_edge_litert import schema_py_generated as schema
 
-    return operator_code(graph, operator) == schema.BuiltinOperator.DEPTHWISE_CONV_2D
+    return operator_code(graph, operator) == int(schema.BuiltinOperator.DEPTHWISE_CONV_2D)
 
 
 def take_patches(

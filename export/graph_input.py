@@ -17,6 +17,9 @@ from .errors import ExportError
 from .to_onnx import INPUT
 
 CENTRE = 128
+NORMALISED = "normalised"
+"""The tensor that holds (pixel - 128) / 128 once the arithmetic is off."""
+
 RANGE = (-1.0, 127.0 / 128.0)
 """Of the normalised pixels: known, so it is not measured. It makes the scale 1/128 and the zero point 0."""
 
@@ -107,7 +110,7 @@ def take_off_normalisation(model: bytes) -> bytes:
         wrong = "the graph does not normalise by (pixel - 128) / 128"
         raise ExportError(wrong, got=got, expected="0 -> -1, 255 -> 0.992")
     _set_input(graph, place)
-    main.tensors[place].name = b"normalised"
+    main.tensors[place].name = NORMALISED.encode()
     return write_graph(_without_leftovers(graph))
 
 

@@ -1,7 +1,7 @@
 """Quantize: from a full-precision TFLite file and calibration pixels to an INT8 file with the same input and outputs.
 
-Post-training quantization: scales and graph by ai-edge-quantizer, weights per channel, activations per tensor; how far the
-activations reach is chosen on the calibration set (see ``ranges``), and so is where each weight is rounded to (see
+Post-training quantization: graph and scales by ai-edge-quantizer, weights per channel, activations per tensor. How far
+the activations reach is chosen on the calibration set (see ``ranges``), and so is where each weight is rounded to (see
 ``rounding``). The input is not measured but known (see ``graph_input``). Outputs are INT8; their scale and zero point
 stand in the file, and ``edge_runtime.engines`` dequantizes with them.
 """
@@ -21,8 +21,8 @@ from edge_runtime.preprocess import Pixels
 
 from .activations import watch
 from .errors import ExportError
-from .graph_input import CENTRE, RANGE, put_on_pixels, take_off_normalisation
-from .ranges import least_squares_ranges
+from .graph_input import CENTRE, NORMALISED, RANGE, put_on_pixels, take_off_normalisation
+from .ranges import least_squares_ranges, set_ranges
 from .recipes import Recipe
 from .rounding import round_weights
 from .to_onnx import INPUT
@@ -60,17 +60,18 @@ def quantize(model: bytes, pixels: Pixels, recipe: Recipe, threads: int = 2) -> 
             manager.load_quantization_recipe(static)
             measured = calibrator.Calibrator(core, num_threads=threads, qsv_update_func=update)
             signature = measured._tfl_interpreter.get_signature_list()
-            data = [{INPUT: (picture[None].astype(np.float32) - CENTRE) / CENTRE} for picture in pixels]
+            # one picture shows the quantizer what there is to measure; `watch` measures it faster
+            pictures = pixels if averaged else pixels[:1]
+            data = [{INPUT: (picture[None].astype(np.float32) - CENTRE) / CENTRE} for picture in pictures]
             measured.calibrate({next(iter(signature)): data}, manager)
             ranges = measured.get_model_qsvs()
-            _check(ranges)
             seen = watch(core, pixels, threads)
+            if not averaged:
+                ranges = set_ranges(ranges, seen.ranges)
             if recipe.calibration == "least-squares":
-                ranges = least_squares_ranges(ranges, seen.values)
-            ranges["normalised"] = {
-                side: np.full_like(ranges["normalised"][side], value)
-                for side, value in zip(("min", "max"), RANGE, strict=True)
-            }
+                ranges = set_ranges(ranges, least_squares_ranges(seen.ranges, seen.values))
+            ranges = set_ranges(ranges, {NORMALISED: RANGE})
+            _check(ranges)
             done = quantizer.Quantizer(core, static).quantize(
                 ranges, enable_progress_bar=False, enable_progress_report=False
             )

@@ -18,32 +18,33 @@ SHARES = np.linspace(0.3, 1.0, 15)
 """Of the widest range, tried on either side of zero."""
 
 STEPS = 255
+SIDES = ("min", "max")
+
+Range = tuple[float, float]
+"""(low, high) of a tensor."""
 
 
-def least_squares_ranges(ranges: dict[str, Any], samples: dict[str, npt.NDArray[np.float32]]) -> dict[str, Any]:
-    """Narrow ranges to those of least squared error.
+def set_ranges(quantizers: dict[str, Any], ranges: dict[str, Range]) -> dict[str, Any]:
+    """Put ranges in place of those the quantizer measured.
 
     Args:
-        ranges: tensor -> {"min", "max"}, the widest; arrays of one value, as the quantizer has them.
-        samples: tensor -> values (M,).
-
-    Returns:
-        The ranges; those of tensors without samples unchanged.
+        quantizers: tensor -> {"min", "max"}, arrays of one value.
+        ranges: tensor -> (low, high).
     """
-    narrowed = dict(ranges)
-    for name, values in samples.items():
-        if name in ranges:
-            low, high = least_squares_range(
-                values, float(np.min(ranges[name]["min"])), float(np.max(ranges[name]["max"]))
-            )
-            narrowed[name] = {
-                "min": np.full_like(ranges[name]["min"], low),
-                "max": np.full_like(ranges[name]["max"], high),
-            }
-    return narrowed
+    changed = {
+        name: {side: np.full_like(quantizers[name][side], value) for side, value in zip(SIDES, limits, strict=True)}
+        for name, limits in ranges.items()
+        if name in quantizers
+    }
+    return quantizers | changed
 
 
-def least_squares_range(values: npt.NDArray[np.float32], lowest: float, highest: float) -> tuple[float, float]:
+def least_squares_ranges(ranges: dict[str, Range], values: dict[str, npt.NDArray[np.float32]]) -> dict[str, Range]:
+    """Narrow the widest ranges of the tensors of which there are values to those of least squared error."""
+    return {name: least_squares_range(sample, *ranges[name]) for name, sample in values.items()}
+
+
+def least_squares_range(values: npt.NDArray[np.float32], lowest: float, highest: float) -> Range:
     """Find the range of least squared error for values.
 
     Args:

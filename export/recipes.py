@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CALIBRATION_IMAGES = 200
+CALIBRATION_IMAGES = 400
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""Rounding: which of its two neighbours each weight becomes, so that a layer's output, not its weights, stays what it was.
+"""Rounding: which step each weight becomes, so that a layer's output, not its weights, stays what it was.
 
 Rounding every weight to its nearest step is best for the weights and not for the output: errors of weights that see the
-same inputs add up, and their mean shift grows from layer to layer. Both are known from the calibration set. So weights
-are rounded one input at a time, and what each rounding does to the output is made up for by those not yet rounded (Frantar
-et al. 2022, "GPTQ", algorithm 1, with the covariance of the inputs as Hessian); the mean shift that remains is taken back
-by the bias, which has 32 bits (Nagel et al. 2019, "Data-free quantization", section 4.2). Scales stay as they are, and it
-costs nothing on the device. What it is worth is measured in ``benchmarks/quantizers.py``.
+same inputs add up, and their mean shift grows from layer to layer. Both are known from the calibration set. So they
+are rounded one input at a time, and what each rounding does to the output is made up for by those not yet rounded
+(Frantar et al. 2022, "GPTQ", algorithm 1, with the covariance of the inputs as Hessian); the mean shift that remains is
+taken back by the bias, which has 32 bits (Nagel et al. 2019, "Data-free quantization", section 4.2). Scales stay as they
+are, and it costs nothing on the device.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def round_weights(quantized: bytes, original: bytes, inputs: Sequence[Inputs]) -
         inputs: of its convolutions, see `activations.Activations`.
 
     Returns:
-        The quantized graph with other weights and biases on the same scales. Convolutions that are not quantized or have
-        no bias stay as they are.
+        The quantized graph with other weights and biases on the same scales. Convolutions that are not quantized or
+        have no bias stay as they are.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -93,7 +93,8 @@ def compensated(exact: Floats, scale: Floats, covariance: Floats) -> Floats:
 def _grouped(weights: Floats, depthwise: bool) -> Floats:
     """Turn (O, rows, columns, I) or, depthwise, (1, rows, columns, O) into (groups, O, I) as `Inputs` has them."""
     if depthwise:
-        return weights[0].reshape(-1, weights.shape[-1]).T[:, None, :].copy()
+        channels: Floats = weights[0].reshape(-1, weights.shape[-1]).T[:, None, :]
+        return channels.copy()
     return weights.reshape(1, weights.shape[0], -1)
 
 
