@@ -1,11 +1,11 @@
 """Rounding: which step each weight becomes, so that a layer's output, not its weights, stays what it was.
 
 Rounding every weight to its nearest step is best for the weights and not for the output: errors of weights that see the
-same inputs add up, and their mean shift grows from layer to layer. Both are known from the calibration set. So they
+same inputs add up, and their mean shift grows from layer to layer. Both are known from the calibration set. So weights
 are rounded one input at a time, and what each rounding does to the output is made up for by those not yet rounded
 (Frantar et al. 2022, "GPTQ", algorithm 1, with the covariance of the inputs as Hessian); the mean shift that remains is
-taken back by the bias, which has 32 bits (Nagel et al. 2019, "Data-free quantization", section 4.2). Scales stay as they
-are, and it costs nothing on the device.
+taken back by the bias, which has 32 bits (Nagel et al. 2019, "Data-free quantization", section 4.2). Scales stay as
+they are, and it costs nothing on the device.
 """
 
 from __future__ import annotations
