@@ -12,7 +12,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,27 +160,19 @@ def answer_cost(name: str, picture: Path, rounds: int) -> dict[str, Any]:
 def command_cost(name: str, picture: Path, runs: int) -> dict[str, Any]:
     """Time fresh processes from start to printed JSON; peak resident memory from the kernel's own account."""
     command = [sys.executable, "-m", "edge_runtime", "classify", "--json", "--model", name, str(picture)]
-    seconds, rss = [], []
-    for _ in range(runs + 2):  # the first two fill the file cache and write byte-compiled files
-        read, write = os.pipe()
-        started = time.perf_counter()
-        process = subprocess.Popen(command, cwd=ROOT, stdout=write, stderr=subprocess.DEVNULL)
-        os.close(write)
-        with os.fdopen(read) as stream:
-            printed = stream.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        seconds.append(time.perf_counter() - started)
-        rss.append(usage.ru_maxrss / 1024)
-        if process.returncode or "label" not in json.loads(printed):
-            raise ValueError(f"the command failed: {printed}")
-    times = np.array(seconds[2:])
+    warmup = 2  # fills the file cache and writes byte-compiled files
+    launcher = [sys.executable, str(Path(__file__).with_name("cold_start.py")), str(runs + warmup)]
+    done = subprocess.run([*launcher, *command], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    if "label" not in json.loads(found["printed"]):
+        raise ValueError(f"the command gave no label: {found['printed']}")
+    times, rss = np.array(found["seconds"][warmup:]), found["rss_mb"][warmup:]
     return {
         "bundle": name,
         "picture": picture.name,
         "runs": runs,
         "seconds": {f"p{q}": float(np.percentile(times, q)) for q in (50, 90, 99)},
-        "peak_rss_mb": float(max(rss[2:])),
+        "peak_rss_mb": float(max(rss)),
     }
 
 
