@@ -29,7 +29,7 @@ def test_commands_parse() -> None:
     from export.cli import build_parser as export_parser
     from train.cli import build_parser as train_parser
 
-    parsers = {"edge_runtime": _parser(), "train": train_parser(), "export": export_parser()}
+    parsers = {"edge_runtime": _parser("edge_runtime"), "train": train_parser(), "export": export_parser()}
     commands = _commands()
     assert len(commands) >= 10
     for package, *arguments in commands:

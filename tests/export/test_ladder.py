@@ -99,7 +99,8 @@ def test_truncated_instead_of_rounded_weights_are_caught(run: Run, monkeypatch: 
             return np.floor if name == "rint" else getattr(np, name)
 
     monkeypatch.setattr(uniform_quantize_tensor, "np", Truncating())
-    export = export_run(run, INT8, images=IMAGES)
+    # the shipped recipe rounds anew and makes up for what went before, so the fault goes where nothing does
+    export = export_run(run, dataclasses.replace(INT8, rounding="nearest"), images=IMAGES)
     assert any(step == "fp32 -> INT8" for step, _ in _failed(export)), [r.to_dict() for r in export.rows]
 
 
