@@ -77,6 +77,7 @@ SIGNIFICANT = 0.05
 
 FINITE = "pictures with finite outputs"
 CLASSES = "classes covered"
+LEVELS = "grey levels normalised exactly"
 
 
 @dataclass(frozen=True)
@@ -354,6 +355,14 @@ def finite_row(step: str, outputs: Outputs) -> Row:
     """Return the row that comes first: every picture has outputs, as stated and finite."""
     n = len(outputs.logits)
     return Row(step, FINITE, outputs.finite, f"all {n}", outputs.whole, outputs.error)
+
+
+def input_row(step: str, model: bytes) -> Row:
+    """Return the row that says whether a quantized graph normalises every grey level as the network was trained."""
+    from .graph_input import exact_levels
+
+    exact = exact_levels(model)
+    return Row(step, LEVELS, exact, "all 256", exact == 256)
 
 
 def calibration_row(chosen: CalibrationSet) -> Row:

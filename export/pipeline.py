@@ -27,6 +27,7 @@ from .parity import (
     compare_gradcam,
     compare_quantized,
     engine_outputs,
+    input_row,
     preparation_row,
 )
 from .quantize import quantize
@@ -178,6 +179,8 @@ def export_run(
     shipped = engine_outputs(quantized, io, pixels, test, "litert")
     groups = [index.rows[i].group for i in test]
     step = f"fp32 -> {recipe.name.upper()}"
+    if shipped.whole:
+        rows.append(input_row(step, quantized))
     rows += compare_quantized(step, reference, shipped, index.targets(test), groups, run.task.labels)
     return finished({"model.tflite": quantized} if shipped.whole else {}, shipped, chosen)
 

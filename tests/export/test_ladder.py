@@ -128,6 +128,43 @@ def _quantized_with(fault: Callable[[bytes], bytes]) -> Stages:
     return Stages(quantize=lambda model, pixels, recipe: fault(quantize(model, pixels, recipe)))
 
 
+def _mean_of_imagenet(model: bytes) -> bytes:
+    """Let the INT8 graph subtract 124, ImageNet's mean, where the network was trained with 128."""
+    from export.graph_input import read_graph, write_graph
+
+    graph = read_graph(model)
+    main = graph.subgraphs[0]
+    main.tensors[int(main.inputs[0])].quantization.zeroPoint = np.array([124], np.int64)
+    return write_graph(graph)
+
+
+def _channels_swapped(model: bytes) -> bytes:
+    """Turn the first convolution's weights from RGB to BGR."""
+    from export.activations import convolutions
+    from export.graph_input import read_graph, write_graph
+
+    graph = read_graph(model)
+    weight = graph.subgraphs[0].tensors[int(convolutions(graph)[0].inputs[1])]
+    steps = np.array(graph.buffers[weight.buffer].data, np.uint8).reshape([int(side) for side in weight.shape])
+    graph.buffers[weight.buffer].data = np.ascontiguousarray(steps[..., ::-1]).ravel()
+    return write_graph(graph)
+
+
+@pytest.mark.parametrize(
+    ("fault", "measure"),
+    [(_mean_of_imagenet, "grey levels normalised exactly"), (_channels_swapped, "heatmap Spearman, median")],
+)
+def test_faults_of_the_quantized_graph_are_caught(
+    run: Run, fault: Callable[[bytes], bytes], measure: str, tmp_path: Path
+) -> None:
+    """The same faults behind the full-precision rungs, where only INT8's own can tell."""
+    export = export_run(run, INT8, images=IMAGES, stages=_quantized_with(fault))
+    assert ("fp32 -> INT8", measure) in _failed(export)
+    assert not any(step.startswith("torch ->") for step, _ in _failed(export))
+    with pytest.raises(GateError, match="not packed: fp32 -> INT8"):
+        write_bundle(export, tmp_path / "bundle")
+
+
 def test_wrong_scale_of_an_output_is_caught(run: Run) -> None:
     """A class map whose stated scale is not the one it was computed with keeps its order, so logits must tell."""
     from export.graph_input import read_graph, write_graph

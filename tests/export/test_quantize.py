@@ -1,0 +1,154 @@
+"""Quantization by hand: ranges, rounding, and what stands in front of the graph, on a graph of a few kilobytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_runtime.engines import open_engine
+from edge_runtime.manifest import IOSpec
+from export.activations import watch
+from export.errors import ExportError
+from export.graph_input import exact_levels, put_on_pixels, read_graph, take_off_normalisation, write_graph
+from export.quantize import quantize
+from export.ranges import least_squares_range
+from export.recipes import RECIPES
+from export.rounding import compensated
+
+TINY = Path(__file__).parents[1] / "edge_runtime" / "fixtures" / "tiny_float32.tflite"
+IO = IOSpec("pixels", 32, "logits", "class_map", 4, 4, 5)
+INT8 = RECIPES["int8"]
+
+
+@pytest.fixture(scope="module")
+def full() -> bytes:
+    return TINY.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    """24 pictures of correlated grey levels, brighter than the middle, as smears are."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(90, 256, (24, 4, 4, 3)).astype(np.uint8)
+    return coarse.repeat(8, axis=1).repeat(8, axis=2)
+
+
+def _error(full: bytes, quantized: bytes, pixels: np.ndarray) -> float:
+    """Root mean square difference of the class maps."""
+    reference, candidate = open_engine("litert", full, IO, 1), open_engine("litert", quantized, IO, 1)
+    return float(np.sqrt(np.mean([(reference.run(p)[1] - candidate.run(p)[1]) ** 2 for p in pixels])))
+
+
+@pytest.mark.parametrize(
+    ("calibration", "rounding"),
+    list(itertools.product(("min-max", "moving-average", "least-squares"), ("nearest", "compensated"))),
+)
+def test_every_recipe_keeps_inputs_and_outputs(
+    full: bytes, pixels: np.ndarray, calibration: str, rounding: str
+) -> None:
+    recipe = dataclasses.replace(INT8, calibration=calibration, rounding=rounding)
+    quantized = quantize(full, pixels, recipe, threads=1)
+    assert quantized == quantize(full, pixels, recipe, threads=1), "same pictures, same bytes"
+    engine = open_engine("litert", quantized, IO, 1)
+    assert None not in engine.output_steps, "outputs are quantized"
+    assert exact_levels(quantized) == 256
+    spread = np.std([open_engine("litert", full, IO, 1).run(p)[1] for p in pixels])
+    assert _error(full, quantized, pixels) < 0.1 * spread
+
+
+def test_compensated_rounding_serves_pictures_it_has_not_seen(full: bytes, pixels: np.ndarray) -> None:
+    seen, unseen = pixels[:16], pixels[16:]
+    errors = {
+        rounding: _error(full, quantize(full, seen, dataclasses.replace(INT8, rounding=rounding), 1), unseen)
+        for rounding in ("nearest", "compensated")
+    }
+    assert errors["compensated"] < errors["nearest"]
+
+
+def test_compensation_is_for_inputs_that_vary_together() -> None:
+    rng = np.random.default_rng(0)
+    exact, scale = rng.normal(size=(1, 8, 12)), np.full((1, 8), 0.1)
+    apart = compensated(exact, scale, np.eye(12)[None])
+    assert np.array_equal(apart, np.rint(exact / 0.1)), "nothing to make up for: nearest"
+    mixing = rng.normal(size=(12, 3))
+    covariance = (mixing @ mixing.T)[None]
+    together = compensated(exact, scale, covariance)
+
+    def lost(steps: np.ndarray) -> float:
+        error = steps * 0.1 - exact
+        return float(np.einsum("goi,gij,goj->", error, covariance, error))
+
+    assert lost(together) < 0.3 * lost(apart)
+    assert np.abs(together).max() <= 127
+
+
+def test_compensation_survives_inputs_that_never_vary() -> None:
+    exact = np.array([[[0.24, -0.26]], [[0.11, 0.09]]])
+    steps = compensated(exact, np.full((2, 1), 0.1), np.zeros((2, 2, 2)))
+    assert np.array_equal(steps, [[[2, -3]], [[1, 1]]])
+
+
+def test_least_squares_range_trades_clipping_for_precision() -> None:
+    rng = np.random.default_rng(0)
+    even = rng.uniform(-1, 3, 50_000).astype(np.float32)
+    assert least_squares_range(even, -1.0, 3.0) == (-1.0, 3.0), "nothing rare: the widest"
+    with_a_rarity = np.append(rng.normal(0, 0.1, 500_000), 2.0).astype(np.float32)
+    low, high = least_squares_range(with_a_rarity, float(with_a_rarity.min()), 2.0)
+    assert low < 0 < high < 1.5
+    assert least_squares_range(np.abs(with_a_rarity), 0.0, 2.0)[0] == 0.0
+    assert least_squares_range(np.zeros(9, np.float32), 0.0, 0.0) == (0.0, 0.0)
+
+
+@pytest.mark.filterwarnings("ignore:Warning. Enabling `experimental_preserve_all_tensors`")
+def test_watching_sees_what_weights_are_multiplied_with(full: bytes, pixels: np.ndarray) -> None:
+    seen = watch(take_off_normalisation(full), pixels, threads=1)
+    first = seen.inputs[0]
+    assert first.mean.shape == (1, 8 * 8 * 3) and first.covariance.shape == (1, 192, 192)
+    # kernel 8, stride 8: every tap sees every block of a picture once
+    blocks = (pixels.reshape(24, 4, 8, 4, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 192) - 128.0) / 128.0
+    np.testing.assert_allclose(first.mean[0], blocks.mean(0), atol=1e-5)
+    np.testing.assert_allclose(first.covariance[0], np.cov(blocks.T, bias=True), atol=1e-4)
+
+
+def test_other_normalisation_is_refused(full: bytes) -> None:
+    graph = read_graph(full)
+    for buffer in graph.buffers:
+        if buffer.data is not None and bytes(np.asarray(buffer.data, np.uint8)) == np.float32(1 / 128).tobytes():
+            buffer.data = np.frombuffer(np.float32(1 / 127.5).tobytes(), np.uint8)
+    with pytest.raises(ExportError, match=r"does not normalise by \(pixel - 128\) / 128: got 0 -> -1, 255 -> 1"):
+        take_off_normalisation(write_graph(graph))
+
+
+def test_other_input_scale_is_refused(full: bytes, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.quantize.RANGE", (-1.0, 1.0))
+    with pytest.raises(ExportError, match="the quantized input is not pixel - 128"):
+        quantize(full, pixels, INT8, threads=1)
+    with pytest.raises(ExportError, match="the quantized input is not pixel - 128"):
+        put_on_pixels(full)
+
+
+def test_range_that_is_not_finite_is_refused(full: bytes, pixels: np.ndarray) -> None:
+    graph = read_graph(full)
+    largest = max((b for b in graph.buffers if b.data is not None), key=lambda b: len(b.data))
+    weights = np.array(largest.data, np.uint8).view(np.float32)
+    weights[0] = np.nan
+    largest.data = weights.view(np.uint8)
+    with pytest.raises(ExportError, match=r"range that is not finite|cannot be quantized"):
+        quantize(write_graph(graph), pixels, INT8, threads=1)
+
+
+def test_weights_are_aligned_and_inside(full: bytes, pixels: np.ndarray) -> None:
+    """Older runtimes know no weights behind the flatbuffer, and the schema wants 16-byte alignment."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = quantize(full, pixels, INT8, threads=1)
+    packed = schema.Model.GetRootAs(model, 0)
+    held = [packed.Buffers(i) for i in range(packed.BuffersLength())]
+    assert all(buffer.Offset() == 0 for buffer in held)
+    starts = [buffer._tab.Vector(buffer._tab.Offset(4)) for buffer in held if buffer.DataLength()]
+    assert starts and all(start % 16 == 0 for start in starts)
+    assert write_graph(read_graph(model)) == model
