@@ -59,7 +59,7 @@ def compare(folder: Path, index_folder: Path | None, images: int, others: dict[s
 
     run = read_run(folder)
     index = index_of(run, index_folder)
-    pixels, test = load_pixels(index), index.select(run.protocol, "test")
+    pixels, test = load_pixels(index, run.preprocess), index.select(run.protocol, "test")
     reference = Outputs(*network_outputs(run.network, pixels, test, progress="torch"))
     _, height, width, classes = reference.class_map.shape
     spec = IOSpec(INPUT, run.input_px, LOGITS, CLASS_MAP, height, width, classes)

@@ -142,7 +142,7 @@ def export_run(
             todo=f"run: python -m train evaluate {run.folder}",
         )
     index = index_of(run, index_folder)
-    pixels, test = load_pixels(index), index.select(run.protocol, "test")
+    pixels, test = load_pixels(index, run.preprocess), index.select(run.protocol, "test")
     reference = Outputs(*network_outputs(run.network, pixels, test, progress="parity: torch"))
     _, height, width, classes = reference.class_map.shape
     io = IOSpec(INPUT, run.input_px, LOGITS, CLASS_MAP, height, width, classes)

@@ -176,7 +176,7 @@ def evaluate_run(
     from .pixels import load_pixels
     from .plots import confusion_picture, reliability_picture
 
-    pixels, protocol, labels = load_pixels(index), run.protocol, run.task.labels
+    pixels, protocol, labels = load_pixels(index, run.preprocess), run.protocol, run.task.labels
     network = run.network.to("cuda" if torch.cuda.is_available() else "cpu")
     val, test = index.select(protocol, "val"), index.select(protocol, "test")
     val_logits, _ = network_outputs(network, pixels, val, progress="validation")
@@ -193,7 +193,7 @@ def evaluate_run(
     metrics: dict[str, Any] = {"protocol": describe_protocol(index, protocol)}
     metrics["validation"] = evaluate_predictions(val_logits, val_targets, labels, temperature, groups, SEED, resamples)
     metrics |= measure(test_logits, index, test, temperature, points, resamples)
-    metrics["controls"] = controls(index, features or control_features(pixels), protocol, SEED, resamples)
+    metrics["controls"] = controls(index, features or control_features(load_pixels(index)), protocol, SEED, resamples)
     covered = burnt_in_control(
         lambda x: network_outputs(network, x, range(len(x)), progress="blanked")[0],
         test_logits,
@@ -308,7 +308,7 @@ def evaluate_bundle(
     if found != wanted:
         key = next(key for key in wanted if found[key] != wanted[key])
         raise DataError(f"{bundle}: not a bundle of {run.folder}: {key}", got=found[key], expected=wanted[key])
-    test, pixels = index.select(run.protocol, "test"), load_pixels(index)
+    test, pixels = index.select(run.protocol, "test"), load_pixels(index, run.preprocess)
     logits, as_trained = bundle_logits(classifier, index, test, pixels)
     reference, _ = network_outputs(run.network, pixels, test, progress="reference")
     points = [

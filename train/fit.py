@@ -2,9 +2,9 @@
 
 What comes in is an index with splits and ImageNet weights; what goes out is ``weights.safetensors``, ``run.json`` and
 the learning curves. The engine is Lightning Fabric, so that a CPU, one GPU, several GPUs and several machines
-(torchrun) are one code path. After every epoch a checkpoint (safetensors, no pickle) is written; all chance comes from
-(seed, epoch, step), so a run that was killed goes on as if nothing had happened. The weights that are kept are an
-exponential moving average of the last epochs'; nothing is chosen by looking at the test split.
+(torchrun) are one code path. After every epoch a checkpoint is written; all chance comes from (seed, epoch, step), so
+a run that was killed goes on as if nothing had happened. The weights that are kept are an exponential moving average,
+at the epoch that was best on validation; nothing is chosen by looking at the test split.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edge_runtime.errors import UsageError
-from edge_runtime.files import write_bytes, write_text
+from edge_runtime.files import write_text
+from edge_runtime.preprocess import Preprocess
 
-from .augment import Augmentation
 from .errors import DataError
 from .index import PROTOCOLS, Index, read_index
+from .schedule import FitConfig
 
 if TYPE_CHECKING:
     import torch
@@ -36,56 +36,15 @@ if TYPE_CHECKING:
 
     from edge_runtime.preprocess import Pixels
 
+    from .augment import Augmentation, Chance
+    from .distillation import Teacher
     from .network import SelfExplaining
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How to fine-tune.
-
-    Attributes:
-        epochs: passes over the training split, head-only ones included.
-        head_epochs: first passes, in which only the head and the batch norms' statistics move.
-        batch: pictures per step, over all devices together.
-        lr: peak learning rate of the whole network (AdamW); warm-up over one epoch, then a half cosine to zero.
-        head_lr: learning rate of the head-only passes.
-        weight_decay: AdamW's.
-        smoothing: label smoothing.
-        balance: how far rare classes are drawn more often: weight of a picture is (its class's count)^-balance.
-        ema_epochs: time constant of the weights' moving average, epochs.
-        small_px: side of the pictures in the first half of the epochs, which halves their cost; the rest, and all
-            evaluation, is at the full input size.
-        seed: of everything random.
-    """
-
-    epochs: int = 12
-    head_epochs: int = 1
-    batch: int = 32
-    lr: float = 6e-4
-    head_lr: float = 2e-3
-    weight_decay: float = 0.05
-    smoothing: float = 0.05
-    balance: float = 0.5
-    ema_epochs: float = 0.5
-    small_px: int = 160
-    seed: int = 0
-
-    def px(self, epoch: int, input_px: int) -> int:
-        """Side of the training pictures in `epoch` (from 0)."""
-        return input_px if epoch >= self.epochs // 2 else min(self.small_px, input_px)
-
-    def learning_rate(self, progress: float) -> float:
-        """Learning rate at `progress` epochs (fractional)."""
-        if progress < self.head_epochs:
-            return self.head_lr
-        warm = min(1.0, progress - self.head_epochs + 0.1)
-        share = (progress - self.head_epochs) / max(self.epochs - self.head_epochs, 1e-9)
-        return self.lr * warm * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options; the defaults are `FitConfig`'s."""
-    from .network import BACKBONES
+    from .augment import AUGMENTATIONS
+    from .backbones import BACKBONES
 
     parser.add_argument("index", type=Path, help="index folder, split")
     parser.add_argument("--out", required=True, type=Path, help="run folder; one that was stopped is resumed")
@@ -97,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights-scaling", choices=("tf", "imagenet"), default="tf", help="input scaling the weights file expects"
     )
+    parser.add_argument("--px", type=int, metavar="X", help="input size, pixels (default: the backbone's native one)")
+    parser.add_argument("--augmentation", choices=list(AUGMENTATIONS), default="full")
+    parser.add_argument("--teacher", type=Path, metavar="RUN", help="run of a bigger network to learn from, too")
     for field in dataclasses.fields(FitConfig):
         kind = {"int": int, "float": float}[str(field.type)]
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, metavar="X")
@@ -108,7 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train or resume, then write the run folder."""
-    from .network import torchvision
+    from .augment import AUGMENTATIONS
+    from .backbones import BACKBONES, torchvision
 
     torchvision()  # Lightning imports it, too, and would stumble where it needs help
     from lightning.fabric import Fabric
@@ -116,8 +79,22 @@ def run(args: argparse.Namespace) -> None:
     config = FitConfig(**{field.name: getattr(args, field.name) for field in dataclasses.fields(FitConfig)})
     if config.epochs < 1 or config.batch < 2 or config.head_epochs >= config.epochs:
         raise UsageError("--epochs must exceed --head-epochs, and --batch be at least 2", got=f"{config}")
-    index = read_index(args.index)
+    if (args.out / "run.json").is_file():
+        raise DataError(f"{args.out}: holds a finished run", todo="give another --out, or delete it")
     devices = _devices(args.devices, args.accelerator)
+    if config.batch % (devices * args.nodes):
+        raise UsageError("--batch must divide evenly", got=f"{config.batch} pictures, {devices * args.nodes} processes")
+    plan = Plan(
+        read_index(args.index),
+        args.protocol,
+        args.backbone,
+        args.weights,
+        args.weights_scaling,
+        Preprocess(args.px or BACKBONES[args.backbone].native_px),
+        AUGMENTATIONS[args.augmentation],
+        args.teacher,
+        config,
+    )
     # head-only epochs leave the backbone without gradients, which plain DDP takes for an error
     strategy = "auto" if devices == 1 and args.nodes == 1 else "ddp_find_unused_parameters_true"
     fabric = Fabric(
@@ -129,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
     )
     fabric.launch()
     _advise_allocator(fabric)
-    fit(index, args.protocol, args.backbone, args.weights, args.weights_scaling, config, args.out, fabric)
+    fit(plan, args.out, fabric)
 
 
 def _devices(wanted: str, accelerator: str) -> int:
@@ -150,25 +127,62 @@ def _advise_allocator(fabric: Fabric) -> None:
         )
 
 
-def fit(
-    index: Index,
-    protocol: str,
-    backbone_name: str,
-    weights: str,
-    scaling: str,
-    config: FitConfig,
-    folder: Path,
-    fabric: Fabric,
-) -> None:
+@dataclass(frozen=True)
+class Plan:
+    """What is to be trained.
+
+    Attributes:
+        index: with splits.
+        protocol: whose splits.
+        backbone: row of `train.backbones.BACKBONES`.
+        weights: "imagenet", "none" or a file.
+        scaling: of a weights file, see `train.pretrained.load_weights`.
+        preprocess: how pictures become pixels.
+        augmentation: strengths.
+        teacher: run folder of a bigger network, or None.
+        config: schedule.
+    """
+
+    index: Index
+    protocol: str
+    backbone: str
+    weights: str
+    scaling: str
+    preprocess: Preprocess
+    augmentation: Augmentation
+    teacher: Path | None
+    config: FitConfig
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ``run.json`` says of it; with the code's versions left out, the identity of the run."""
+        from .run_folder import read_info
+
+        index, task = self.index, self.index.task
+        return {
+            "format": "leukoscope-run",
+            "version": 1,
+            "task": task.name,
+            "labels": list(task.labels),
+            "backbone": self.backbone,
+            "input_px": self.preprocess.input_px,
+            "protocol": self.protocol,
+            "seed": self.config.seed,
+            "split_seed": index.info.get("split_seed"),
+            "index": str(index.folder),
+            "data_sha256": index.sha256,
+            "sources": sorted({row.source for row in index.rows}),
+            "pictures": {split: len(index.select(self.protocol, split)) for split in ("train", "val", "test")},
+            "pretrained": self.weights if self.weights in ("imagenet", "none") else Path(self.weights).name,
+            "teacher": read_info(self.teacher)["weights_sha256"] if self.teacher else None,
+            "config": dataclasses.asdict(self.config) | {"augmentation": dataclasses.asdict(self.augmentation)},
+        }
+
+
+def fit(plan: Plan, folder: Path, fabric: Fabric) -> None:
     """Fine-tune and write the run folder.
 
     Args:
-        index: with splits.
-        protocol: whose splits.
-        backbone_name: row of `train.network.BACKBONES`.
-        weights: "imagenet", "none" or a file.
-        scaling: of the weights file, see `train.network.load_pretrained`.
-        config: schedule.
+        plan: what.
         folder: run folder; holds ``checkpoint/`` until the run is done.
         fabric: launched.
 
@@ -178,70 +192,56 @@ def fit(
     import torch
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-    from .network import BACKBONES, SelfExplaining, load_pretrained
-    from .pixels import INPUT_PX, load_pixels
+    from .backbones import BACKBONES, count_cost
+    from .batch_norm import synchronise
+    from .checkpoint import Checkpoint
+    from .distillation import Teacher
+    from .pretrained import build_network
     from .run_folder import write_run
 
-    backbone = BACKBONES[backbone_name]
+    index, config, info = plan.index, plan.config, plan.describe()
     torch.manual_seed(config.seed)
-    network = SelfExplaining(backbone, len(index.task.labels), pretrained=weights == "imagenet")
-    if weights == "imagenet":
-        from .network import fold_imagenet_scaling
-
-        fold_imagenet_scaling(network, backbone)
-    elif weights != "none":
-        load_pretrained(network, backbone, Path(weights), scaling)
-
-    train_rows, val_rows = index.select(protocol, "train"), index.select(protocol, "val")
-    pixels = load_pixels(index)
-    data = _Split(index, pixels, train_rows)
-    info: dict[str, Any] = {
-        "format": "leukoscope-run",
-        "version": 1,
-        "task": index.task.name,
-        "labels": list(index.task.labels),
-        "backbone": backbone.name,
-        "input_px": INPUT_PX,
-        "protocol": protocol,
-        "seed": config.seed,
-        "split_seed": index.info.get("split_seed"),
-        "index": str(index.folder),
-        "data_sha256": index.sha256,
-        "sources": sorted({row.source for row in index.rows}),
-        "pictures": {"train": len(train_rows), "val": len(val_rows), "test": len(index.select(protocol, "test"))},
-        "pretrained": weights if weights in ("imagenet", "none") else Path(weights).name,
-        "config": dataclasses.asdict(config) | {"augmentation": dataclasses.asdict(Augmentation())},
-        "code": _versions(),
-    }
-
-    steps = len(train_rows) // config.batch
-    if steps < 1:
-        raise DataError(f"{len(train_rows)} training pictures are fewer than one batch of {config.batch}")
+    network = build_network(BACKBONES[plan.backbone], len(index.task.labels), plan.weights, plan.scaling)
+    if fabric.world_size > 1:
+        synchronise(network, fabric.device)
     network = network.to(memory_format=torch.channels_last)
+    data = _training_data(plan)
+    val_rows = index.select(plan.protocol, "val")
+    steps = len(data.rows) // config.batch
+    if steps < 1:
+        raise DataError(f"{len(data.rows)} training pictures are fewer than one batch of {config.batch}")
+    teacher = Teacher(plan.teacher, index, plan.protocol, fabric.device) if plan.teacher else None
+
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.head_lr, weight_decay=config.weight_decay)
     decay = 1 - 1 / max(config.ema_epochs * steps, 1.0)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True).to(fabric.device)
+    best = AveragedModel(network).to(fabric.device)
     module, optimizer = fabric.setup(network, optimizer)
-    checkpoint = _Checkpoint(folder / "checkpoint", _identity(info))
-    done, history = checkpoint.load(network, average, optimizer)
-    if done:
-        fabric.print(f"resuming after epoch {done} of {config.epochs}", file=sys.stderr)
+    kept: dict[str, torch.nn.Module] = {"network": network, "average": average, "best": best}
+    checkpoint = Checkpoint(folder / "checkpoint", json.dumps(info | {"index": None}, sort_keys=True))
+    history = checkpoint.load(kept, optimizer)
+    if history:
+        fabric.print(f"resuming after epoch {len(history)} of {config.epochs}", file=sys.stderr)
 
-    for epoch in range(done, config.epochs):
+    while len(history) < config.epochs and not _patience_is_over(history, config.patience):
+        epoch = len(history)
         started = time.perf_counter()
-        loss = _train_epoch(fabric, module, network, average, optimizer, data, config, epoch, steps, INPUT_PX)
+        loss = _train_epoch(fabric, module, network, average, optimizer, teacher, data, plan, epoch, steps)
         seconds = time.perf_counter() - started
         row = {
             "epoch": epoch + 1,
             "train_loss": loss,
-            **_validate(fabric, average.module, index, pixels, val_rows),
+            **_validate(fabric, average.module, index, data.pixels, val_rows),
             "lr": optimizer.param_groups[0]["lr"],
-            "px": config.px(epoch, INPUT_PX),
+            "px": config.px(epoch, plan.preprocess.input_px),
+            "seconds": seconds,
             "pictures_per_second": steps * config.batch / seconds,
         }
         history.append(row)
+        if _best_epoch(history) == epoch:
+            best.load_state_dict(average.state_dict())
         if fabric.is_global_zero:
-            checkpoint.save(network, average, optimizer, epoch + 1, history)
+            checkpoint.save(kept, optimizer, history)
             _write_curves(folder, history)
         fabric.barrier()
         fabric.print(
@@ -250,32 +250,73 @@ def fit(
             file=sys.stderr,
         )
     if fabric.is_global_zero:
-        final: SelfExplaining = average.module
-        write_run(folder, final, info | {"validation": history[-1]})
+        final: SelfExplaining = best.module
+        cost = count_cost(final, plan.preprocess.input_px)
+        cost |= {"seconds_per_epoch": float(np.median([row["seconds"] for row in history]))}
+        extra = {"validation": history[_best_epoch(history)], "cost": cost, "code": _versions()}
+        write_run(folder, final, info | extra)
         checkpoint.remove()
         fabric.print(f"{folder}: done; next: python -m train evaluate {folder}")
 
 
+def _best_epoch(history: list[dict[str, Any]]) -> int:
+    """Return the number, from 0, of the epoch with the highest validation macro-F1, of those the lowest loss."""
+    return max(range(len(history)), key=lambda i: (history[i]["val_macro_f1"], -history[i]["val_loss"], i))
+
+
+def _patience_is_over(history: list[dict[str, Any]], patience: int) -> bool:
+    return bool(history) and len(history) - 1 - _best_epoch(history) >= patience
+
+
 @dataclass(frozen=True)
-class _Split:
-    """The training pictures: where they lie, what they are, what is burnt into them."""
+class _TrainingData:
+    """The training pictures: what they are, and what is burnt into them.
+
+    Attributes:
+        index: all pictures.
+        pixels: (all, H, W, 3) uint8.
+        masks: (all, H, W), non-zero on the cell; None where no augmentation asks for it.
+        rows: numbers of the training pictures.
+    """
 
     index: Index
     pixels: Pixels
-    rows: list[int]
+    masks: np.ndarray | None
+    rows: np.ndarray
 
-    def batches(self, config: FitConfig, epoch: int, steps: int) -> npt.NDArray[np.int64]:
-        """Draw the epoch's pictures, rare classes more often: (steps, batch) row numbers."""
-        random = np.random.default_rng((config.seed, epoch))
-        targets = self.index.targets(self.rows)
-        weight = np.bincount(targets)[targets].astype(float) ** -config.balance
-        # systematic sampling: a picture of expected count 1.3 is drawn once or twice, never by accident not at all
-        order = random.permutation(len(self.rows))
-        expected = np.cumsum(weight[order]) / weight.sum() * steps * config.batch
-        ticks = np.arange(steps * config.batch) + random.random()
-        drawn = order[np.searchsorted(expected, ticks, side="right").clip(max=len(order) - 1)]
-        shuffled: npt.NDArray[np.int64] = np.array(self.rows)[random.permutation(drawn)]
-        return shuffled.reshape(steps, config.batch)
+
+def _training_data(plan: Plan) -> _TrainingData:
+    from .pixels import load_pixels
+
+    with_masks = plan.augmentation.background > 0 and plan.index.task.kind == "cell"
+    return _TrainingData(
+        plan.index,
+        load_pixels(plan.index, plan.preprocess),
+        load_cell_masks(plan.index, plan.preprocess) if with_masks else None,
+        np.array(plan.index.select(plan.protocol, "train")),
+    )
+
+
+def _inputs(
+    data: _TrainingData, numbers: np.ndarray, strength: Augmentation, px: int, chance: Chance
+) -> torch.Tensor:
+    """Fetch and augment the pictures `numbers`: (N, px, px, 3) float32, 0..255, on the device of `chance`."""
+    import torch
+
+    from .augment import augment, blank_burnt_in, recompress, replace_background
+    from .sources import SOURCES
+
+    marks = [SOURCES[data.index.rows[i].source].burnt_in for i in numbers]
+    blank = (chance() < strength.blank).tolist()
+    batch = data.pixels[numbers]
+    batch = blank_burnt_in(batch, [mark if on else None for mark, on in zip(marks, blank, strict=True)])
+    pixels = torch.from_numpy(recompress(batch, strength.jpeg, chance)).to(chance.device)
+    if data.masks is not None:
+        donors = data.rows[(chance() * len(data.rows)).long().cpu().numpy()]
+        masks, donor_masks = (torch.from_numpy(data.masks[i] > 0).to(chance.device) for i in (numbers, donors))
+        donated = torch.from_numpy(data.pixels[donors]).to(chance.device)
+        pixels = replace_background(pixels, masks, donated, donor_masks, chance() < strength.background)
+    return augment(pixels, px, strength, chance)
 
 
 def _train_epoch(
@@ -284,46 +325,44 @@ def _train_epoch(
     network: SelfExplaining,
     average: Any,
     optimizer: torch.optim.Optimizer,
-    data: _Split,
-    config: FitConfig,
+    teacher: Teacher | None,
+    data: _TrainingData,
+    plan: Plan,
     epoch: int,
     steps: int,
-    input_px: int,
 ) -> float:
-    """Run one epoch; return the mean training loss of this process."""
+    """Run one epoch; return the mean training loss over all processes."""
     import torch
-    from torch.nn.functional import cross_entropy
     from tqdm import tqdm
 
-    from .augment import augment, blank_burnt_in, recompress
-    from .sources import SOURCES
+    from .augment import Chance
+    from .distillation import fitting_loss
+    from .sampling import draw_epoch
 
-    strength = Augmentation()
-    head_only = epoch < config.head_epochs
-    network.features.requires_grad_(not head_only)
+    config = plan.config
+    network.features.requires_grad_(epoch >= config.head_epochs)
     module.train()
-    px = config.px(epoch, input_px)
-    share = slice(fabric.global_rank, None, fabric.world_size)
+    px = config.px(epoch, plan.preprocess.input_px)
+    share = config.batch // fabric.world_size
+    mine = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
+    targets = data.index.targets(data.rows.tolist())
+    names = sorted({row.source for row in data.index.rows})
+    sources = np.array([names.index(data.index.rows[i].source) for i in data.rows])
     total = torch.zeros((), device=fabric.device)
     bar = tqdm(
         total=steps, desc=f"epoch {epoch + 1}/{config.epochs} at {px} px", unit="step", leave=False, disable=None
     )
-    for step, numbers in enumerate(data.batches(config, epoch, steps)):
-        numbers = numbers[share]
-        random = np.random.default_rng((config.seed, epoch, step, fabric.global_rank))
-        generator = torch.Generator().manual_seed(int(random.integers(2**62)))
-        marks = [SOURCES[data.index.rows[i].source].burnt_in for i in numbers]
-        blank = random.random(len(numbers)) < strength.blank
-        batch = data.pixels[numbers]
-        batch = blank_burnt_in(batch, [mark if on else None for mark, on in zip(marks, blank, strict=True)])
-        batch = recompress(batch, strength.jpeg, random)
-        targets = torch.from_numpy(data.index.targets(numbers)).to(fabric.device)
-        inputs = augment(torch.from_numpy(batch).to(fabric.device), px, strength, generator)
-
+    for step, positions in enumerate(draw_epoch(targets, sources, config, epoch, steps)):
+        positions = positions[mine]
+        chance = Chance((config.seed, epoch, step), config.batch, mine, fabric.device)
+        inputs = _inputs(data, data.rows[positions], plan.augmentation, px, chance)
+        wanted = torch.from_numpy(targets[positions]).to(fabric.device)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate(epoch + step / steps)
         logits, _ = module(inputs)
-        loss = cross_entropy(logits, targets, label_smoothing=config.smoothing)
+        with fabric.autocast():
+            taught = teacher(inputs) if teacher else None
+        loss = fitting_loss(logits, wanted, taught, config)
         fabric.backward(loss)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -357,60 +396,6 @@ def _validate(
         "val_loss": float(cross_entropy(logits, torch.from_numpy(targets))),
         "val_macro_f1": float(f1_score(targets, logits.argmax(1).numpy(), average="macro")),
     }
-
-
-class _Checkpoint:
-    """All that a run needs to go on, as one safetensors file: network, average, optimizer, history."""
-
-    def __init__(self, folder: Path, identity: str) -> None:
-        self.file = folder / "state.safetensors"
-        self.identity = identity
-
-    def save(
-        self, network: Any, average: Any, optimizer: torch.optim.Optimizer, epoch: int, history: list[dict[str, Any]]
-    ) -> None:
-        from safetensors.torch import save
-
-        tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
-        for number, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
-        meta = {"identity": self.identity, "epoch": str(epoch), "history": json.dumps(history)}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(self.file, save({k: v.detach().contiguous().cpu().clone() for k, v in tensors.items()}, meta))
-
-    def load(self, network: Any, average: Any, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, Any]]]:
-        """Restore; return how many epochs are done (0: nothing to resume) and their history."""
-        from safetensors import safe_open
-
-        if not self.file.is_file():
-            return 0, []
-        with safe_open(self.file, framework="pt") as stored:
-            meta = stored.metadata()
-            if meta["identity"] != self.identity:
-                raise DataError(
-                    f"{self.file.parent}: checkpoint of another run",
-                    got="other data, weights or options",
-                    todo="give another --out, or delete it",
-                )
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
-        for prefix, target in (("network.", network), ("average.", average)):
-            target.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        state: dict[int, dict[str, Any]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, number, key = name.split(".", 2)
-                state.setdefault(int(number), {})[key] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        return int(meta["epoch"]), json.loads(meta["history"])
-
-    def remove(self) -> None:
-        self.file.unlink(missing_ok=True)
-        self.file.parent.rmdir()
-
-
-def _identity(info: dict[str, Any]) -> str:
-    return json.dumps({k: v for k, v in info.items() if k not in ("code", "index")}, sort_keys=True)
 
 
 def _versions() -> dict[str, str]:

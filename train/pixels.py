@@ -23,8 +23,8 @@ from .errors import DataError
 if TYPE_CHECKING:
     from .index import Index
 
-INPUT_PX = 224
-"""Side of the cached pixels: the input size of the networks trained on them."""
+DEFAULT = Preprocess(224)
+"""What an index is hashed and grouped by, and most networks are trained on."""
 
 
 def prepare_picture(path: Path, box: Box | None, central_px: int | None, preprocess: Preprocess) -> Pixels:
@@ -70,10 +70,10 @@ class Prepared:
         """Return the pixels at `positions`, memory-mapped where all are kept in order."""
         return self.pixels[list(positions)] if len(positions) != len(self.pixels) else self.pixels
 
-    def publish(self, index: Index, positions: Sequence[int]) -> None:
-        """Make the pixels at `positions` the cache of `index`."""
+    def publish(self, index: Index, positions: Sequence[int], preprocess: Preprocess = DEFAULT) -> None:
+        """Make the pixels at `positions` the cache of `index` under `preprocess`."""
         chosen = self.keep(positions)
-        target = _cache_file(index)
+        target = _cache_file(index, preprocess)
         partial = target.with_suffix(".part")
         with partial.open("wb") as stream:
             np.save(stream, chosen)
@@ -81,18 +81,18 @@ class Prepared:
         self.file.unlink(missing_ok=True)
 
 
-def prepare_all(pictures: Sequence[tuple[Path, Box | None, int | None]], folder: Path) -> Prepared:
-    """Prepare pictures at `INPUT_PX`, with a progress bar; unreadable ones are named and left out.
+def prepare_all(
+    pictures: Sequence[tuple[Path, Box | None, int | None]], folder: Path, preprocess: Preprocess = DEFAULT
+) -> Prepared:
+    """Prepare pictures, with a progress bar; unreadable ones are named and left out.
 
     Raises:
         DataError: not one picture could be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / ".pixels.part.npy"
-    preprocess = Preprocess(INPUT_PX)
-    array = np.lib.format.open_memmap(
-        file, mode="w+", dtype=np.uint8, shape=(max(len(pictures), 1), INPUT_PX, INPUT_PX, 3)
-    )
+    px = preprocess.input_px
+    file = folder / f".pixels-{px}.part.npy"
+    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(max(len(pictures), 1), px, px, 3))
     numbers: list[int] = []
     sha256: list[str] = []
     unreadable: list[str] = []
@@ -108,26 +108,26 @@ def prepare_all(pictures: Sequence[tuple[Path, Box | None, int | None]], folder:
     return Prepared(array[: len(numbers)], numbers, sha256, unreadable, file)
 
 
-def _cache_file(index: Index) -> Path:
+def _cache_file(index: Index, preprocess: Preprocess = DEFAULT) -> Path:
     identity = hashlib.sha256("\n".join(row.key for row in index.rows).encode()).hexdigest()[:12]
-    return index.folder / f"pixels-{INPUT_PX}-{identity}.npy"
+    return index.folder / f"pixels-{preprocess.input_px}-{identity}.npy"
 
 
-def load_pixels(index: Index) -> Pixels:
+def load_pixels(index: Index, preprocess: Preprocess = DEFAULT) -> Pixels:
     """Return the prepared pixels of all rows, preparing them again where the cache is gone.
 
     Returns:
-        (N, INPUT_PX, INPUT_PX, 3) uint8, read-only and memory-mapped; row i belongs to ``index.rows[i]``.
+        (N, input_px, input_px, 3) uint8, read-only and memory-mapped; row i belongs to ``index.rows[i]``.
 
     Raises:
         DataError: a picture of the index has gone or changed.
     """
     from .sources import SOURCES
 
-    file = _cache_file(index)
+    file = _cache_file(index, preprocess)
     if not file.is_file():
         pictures = [(index.data / r.path, r.box, SOURCES[r.source].central_px) for r in index.rows]
-        prepared = prepare_all(pictures, index.folder)
+        prepared = prepare_all(pictures, index.folder, preprocess)
         changed = [r.path for r, now in zip(index.rows, prepared.sha256, strict=False) if r.sha256 != now]
         if prepared.unreadable or changed:
             raise DataError(
@@ -135,6 +135,6 @@ def load_pixels(index: Index) -> Pixels:
                 got=(prepared.unreadable + changed)[0],
                 todo="run python -m train index again",
             )
-        prepared.publish(index, range(len(index.rows)))
+        prepared.publish(index, range(len(index.rows)), preprocess)
     pixels: Pixels = np.load(file, mmap_mode="r")
     return pixels

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.files import write_bytes, write_text
+from edge_runtime.preprocess import Preprocess
 
 from .errors import DataError
 from .tasks import TASKS, Task
@@ -42,7 +43,7 @@ class Run:
 
     @property
     def backbone(self) -> str:
-        """Row of `train.network.BACKBONES`."""
+        """Row of `train.backbones.BACKBONES`."""
         return str(self.info["backbone"])
 
     @property
@@ -54,6 +55,11 @@ class Run:
     def input_px(self) -> int:
         """Height and width of its input, pixels."""
         return int(self.info["input_px"])
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How its pictures become pixels."""
+        return Preprocess(self.input_px)
 
 
 def write_run(folder: Path, network: SelfExplaining, info: dict[str, Any]) -> None:
@@ -99,7 +105,8 @@ def read_run(folder: Path) -> Run:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    from .network import BACKBONES, SelfExplaining
+    from .backbones import BACKBONES
+    from .network import SelfExplaining
 
     info = read_info(folder)
     try:
