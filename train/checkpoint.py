@@ -56,9 +56,7 @@ class Checkpoint:
         # clones: the moving average starts as the network itself, and safetensors refuses shared memory
         write_bytes(self.file, save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, meta))
 
-    def load(
-        self, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer
-    ) -> list[dict[str, Any]]:
+    def load(self, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
         """Restore what `save` wrote, in place; return the history, empty where there is nothing to resume.
 
         Raises:

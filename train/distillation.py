@@ -75,4 +75,3 @@ def fitting_loss(logits: Tensor, targets: Tensor, taught: Tensor | None, config:
     t = config.distill_temperature
     soft = kl_div(log_softmax(logits / t, 1), softmax(taught / t, 1), reduction="batchmean") * t**2
     return (1 - config.distill) * hard + config.distill * soft
-

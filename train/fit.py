@@ -275,7 +275,7 @@ class _TrainingData:
     Attributes:
         index: all pictures.
         pixels: (all, H, W, 3) uint8.
-        masks: (all, H, W), non-zero on the cell; None where no augmentation asks for it.
+        masks: (all, H, W) bool, true on the cell; None where no augmentation asks for it.
         rows: numbers of the training pictures.
     """
 
@@ -286,7 +286,7 @@ class _TrainingData:
 
 
 def _training_data(plan: Plan) -> _TrainingData:
-    from .pixels import load_pixels
+    from .pixels import load_cell_masks, load_pixels
 
     with_masks = plan.augmentation.background > 0 and plan.index.task.kind == "cell"
     return _TrainingData(
@@ -297,9 +297,7 @@ def _training_data(plan: Plan) -> _TrainingData:
     )
 
 
-def _inputs(
-    data: _TrainingData, numbers: np.ndarray, strength: Augmentation, px: int, chance: Chance
-) -> torch.Tensor:
+def _inputs(data: _TrainingData, numbers: np.ndarray, strength: Augmentation, px: int, chance: Chance) -> torch.Tensor:
     """Fetch and augment the pictures `numbers`: (N, px, px, 3) float32, 0..255, on the device of `chance`."""
     import torch
 
@@ -313,7 +311,7 @@ def _inputs(
     pixels = torch.from_numpy(recompress(batch, strength.jpeg, chance)).to(chance.device)
     if data.masks is not None:
         donors = data.rows[(chance() * len(data.rows)).long().cpu().numpy()]
-        masks, donor_masks = (torch.from_numpy(data.masks[i] > 0).to(chance.device) for i in (numbers, donors))
+        masks, donor_masks = (torch.from_numpy(data.masks[i]).to(chance.device) for i in (numbers, donors))
         donated = torch.from_numpy(data.pixels[donors]).to(chance.device)
         pixels = replace_background(pixels, masks, donated, donor_masks, chance() < strength.background)
     return augment(pixels, px, strength, chance)

@@ -15,6 +15,7 @@ from .backbones import Backbone
 PIXEL_CENTRE = 128.0
 """Normalisation of every network: (pixel - 128) / 128. Its INT8 form is exactly pixel - 128, with no rounding."""
 
+
 class SelfExplaining(nn.Module):
     """A backbone with the self-explaining head.
 

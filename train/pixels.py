@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from edge_runtime.cells import Mask, central_cell
 from edge_runtime.errors import ImageError
 from edge_runtime.preprocess import Box, Pixels, Preprocess, decode, prepare
 
@@ -138,3 +139,22 @@ def load_pixels(index: Index, preprocess: Preprocess = DEFAULT) -> Pixels:
         prepared.publish(index, range(len(index.rows)), preprocess)
     pixels: Pixels = np.load(file, mmap_mode="r")
     return pixels
+
+
+def load_cell_masks(index: Index, preprocess: Preprocess = DEFAULT) -> Mask:
+    """Return where the white cell in the middle of each prepared picture is, finding it again where the cache is gone.
+
+    Returns:
+        (N, input_px, input_px) bool, read-only and memory-mapped; all false where no cell was found.
+    """
+    pixels = load_pixels(index, preprocess)
+    file = _cache_file(index, preprocess).with_name(_cache_file(index, preprocess).name.replace("pixels", "cells"))
+    if not file.is_file():
+        partial = file.with_suffix(".part")
+        masks = np.lib.format.open_memmap(partial, mode="w+", dtype=np.bool_, shape=pixels.shape[:3])
+        for i, picture in enumerate(tqdm(pixels, desc="find cells", unit="picture", disable=None)):
+            masks[i] = central_cell(np.ascontiguousarray(picture)).cell
+        masks.flush()
+        partial.replace(file)
+    found: Mask = np.load(file, mmap_mode="r")
+    return found
