@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_runtime.errors import UsageError
-from edge_runtime.guard import guarded
+from edge_runtime.guard import Parser, guarded
 
 from .index import PROTOCOLS
 from .tasks import TASKS
@@ -27,7 +27,7 @@ EXAMPLES = """examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m train",
         description="From public smear sets to a run folder. Research software, not a diagnosis.",
         epilog=EXAMPLES,
