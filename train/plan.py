@@ -6,6 +6,7 @@ Its description is the identity of a run: a checkpoint of another plan is refuse
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,11 @@ class Plan:
     teacher: Path | None
     config: FitConfig
 
+    @property
+    def from_file(self) -> bool:
+        """Whether the first weights are a file's."""
+        return self.weights not in ("imagenet", "none")
+
     def describe(self) -> dict[str, Any]:
         """Return what ``run.json`` says of it; with the code's versions left out, the identity of the run."""
         from .run_folder import read_info
@@ -64,7 +70,12 @@ class Plan:
             "data_sha256": index.sha256,
             "sources": sorted({row.source for row in index.rows}),
             "pictures": {split: len(index.select(self.protocol, split)) for split in ("train", "val", "test")},
-            "pretrained": self.weights if self.weights in ("imagenet", "none") else Path(self.weights).name,
+            "pretrained": Path(self.weights).name if self.from_file else self.weights,
+            "pretrained_sha256": _sha256(Path(self.weights)) if self.from_file else None,
             "teacher": read_info(self.teacher)["weights_sha256"] if self.teacher else None,
             "config": dataclasses.asdict(self.config) | {"augmentation": dataclasses.asdict(self.augmentation)},
         }
+
+
+def _sha256(file: Path) -> str | None:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None  # a missing one is named later
