@@ -166,8 +166,11 @@ def test_five_leukemia_classes_from_picture_to_split(tmp_path: Path) -> None:
 
 def test_a_class_nobody_has_pictures_of_is_named_with_the_way_out(tmp_path: Path, capsys) -> None:
     write_rendered(tmp_path / "data" / "rendered", ("ALL", "Healthy"), 2, seed=0, kind="field", px=64)
+    _tint(tmp_path / "data" / "folder" / "A.M.L." / "1.png", (9, 99, 99), 0)
+    (tmp_path / "data" / "folder" / "CLL").mkdir()
     options = ["--task", "leukemia", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "index")]
     assert main(["index", *options]) == 1
     told = capsys.readouterr().err
+    assert "labels that are no class, as 'folder: A.M.L.'" in told and "CLL: no picture in this folder" in told
     assert "no pictures of AML, CLL, CML" in told and "--labels ALL Healthy" in told
     assert main(["index", *options, "--labels", "ALL", "Healthy"]) == 0
