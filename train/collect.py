@@ -21,6 +21,9 @@ from .tasks import Task
 if TYPE_CHECKING:
     from .index import Row
 
+HINTS = 3
+"""Unknown labels, and remarks, that the error about a missing class quotes: one of them is often its cause."""
+
 
 @dataclass(frozen=True)
 class Collected:
@@ -68,7 +71,10 @@ def collect(task: Task, data: Path, sources: Sequence[str] | None = None, limit:
             elif limit is None or taken[label] < limit:
                 taken[label] += 1
                 found.samples.append((source, sample, label))
-    require_classes(task, {label for _, _, label in found.samples}, f"sources {', '.join(found.sources) or 'none'}")
+    where = [f"sources {', '.join(found.sources) or 'none'} in {data}", *found.remarks[:HINTS]]
+    if found.left_out:
+        where.append("labels that are no class, as " + ", ".join(f"'{name}'" for name in list(found.left_out)[:HINTS]))
+    require_classes(task, {label for _, _, label in found.samples}, "; ".join(where))
     return found
 
 

@@ -18,11 +18,7 @@ def format_card(card: dict[str, Any]) -> str:
         f"{card['task']}: {card['title']}\n{card['pictures']} pictures in {card['groups']} groups, "
         f"sha256 {card['data_sha256'][:12]}\nshown: {card['intended']}",
         "\n".join(f"WARNING: {text}" for text in card["warnings"]),
-        "class by source, pictures / groups\n"
-        + _table(
-            ["", *sources],
-            [[label, *(_cell(found.get(name)) for name in sources)] for label, found in card["counts"].items()],
-        ),
+        _counts_text(card),
         _confounding_text(card["confounding"]),
         *(_source_text(name, source) for name, source in sources.items()),
         "left out\n"
@@ -67,9 +63,19 @@ def _colour(name: str, value: dict[str, float]) -> str:
     return f"{value['mean']:.{digits}f} +- {value['spread']:.{digits}f}"
 
 
+def _counts_text(card: dict[str, Any]) -> str:
+    against_rest = card["confounding"]["class_against_rest"]
+    rows = [
+        [label, *(_cell(found.get(name)) for name in card["sources"]), f"{against_rest[label]:.3f}"]
+        for label, found in card["counts"].items()
+    ]
+    table = _table(["", *card["sources"], "told from the rest by source alone"], rows)
+    return f"class by source, pictures / groups; and the balanced accuracy of who knows only the source\n{table}"
+
+
 def _confounding_text(found: dict[str, Any]) -> str:
     return (
-        f"the source alone gives the class away with a balanced accuracy of {found['balanced_accuracy_of_source']:.3f} "
+        f"over all classes the source alone has a balanced accuracy of {found['balanced_accuracy_of_source']:.3f} "
         f"(chance {found['chance']:.3f}); normalised mutual information "
         f"{found['normalised_mutual_information']:.3f}"
     )

@@ -73,6 +73,7 @@ def describe(index: Index) -> dict[str, Any]:
             "unreadable": index.info["unreadable"],
             "contradictory": index.info["contradictory"],
             "exact_duplicates": index.info["exact_duplicates"],
+            "repeated": index.info.get("repeated", []),
             "labels": index.info["labels_left_out"],
             "remarks": index.info.get("remarks", []),
         },
@@ -176,17 +177,26 @@ def _confounding(index: Index, counts: dict[str, dict[str, Any]]) -> dict[str, A
     """Say how well the source alone gives the class away.
 
     Per source one guesses the class whose pictures come from it most often relative to the class's size, the best
-    guess for balanced accuracy; with one source, or the same class shares in all, that is no better than chance.
+    guess for balanced accuracy; with one source, or the same class shares in all, that is no better than chance. For
+    one class against the rest the best balanced accuracy is (1 + d) / 2, with d the total variation distance between
+    the sources of the class and those of the rest.
     """
     from sklearn.metrics import balanced_accuracy_score, normalized_mutual_info_score
 
     labels, sources = [row.label for row in index.rows], [row.source for row in index.rows]
     sizes, joint = Counter(labels), Counter(zip(sources, labels, strict=True))
+    of_source = Counter(sources).items()
     guess = {s: max(index.task.labels, key=lambda label: joint[s, label] / sizes[label]) for s in set(sources)}
+
+    def against_rest(label: str) -> float:
+        own, rest = sizes[label], len(labels) - sizes[label]
+        return (1 + sum(abs(joint[s, label] / own - (n - joint[s, label]) / rest) for s, n in of_source) / 2) / 2
+
     return {
         "normalised_mutual_information": float(normalized_mutual_info_score(labels, sources)),
         "balanced_accuracy_of_source": float(balanced_accuracy_score(labels, [guess[s] for s in sources])),
         "chance": 1 / len(index.task.labels),
+        "class_against_rest": {label: against_rest(label) for label in index.task.labels},
         "single_source": {label: next(iter(found)) for label, found in counts.items() if len(found) == 1},
     }
 

@@ -61,7 +61,7 @@ SOURCES: dict[str, Source] = {
             annotation_readers.read_c_nmc,
             None,
             None,
-            "TCIA data usage policy; cite",
+            "as on TCIA; cite",
             "Gupta & Gupta 2019, doi:10.7937/tcia.2019.dc64i46r",
         ),
         Source(
@@ -116,7 +116,7 @@ SOURCES: dict[str, Source] = {
             source_readers.read_raabin,
             None,
             None,
-            "free for research; cite",
+            "as on raabindata.com; cite",
             "Kouzehkanan et al. 2022, doi:10.1038/s41598-021-04426-x",
         ),
         Source(

@@ -63,6 +63,7 @@ def test_a_class_of_one_source_is_warned_of_and_the_source_is_scored_as_a_classi
     assert found["single_source"] == {"AML": "rendered", "Healthy": "folder"}
     # from rendered one guesses AML (all of it, against 6/8 of ALL), from folder Healthy: recalls 0, 1, 1
     assert found["balanced_accuracy_of_source"] == pytest.approx(2 / 3)
+    assert found["class_against_rest"] == pytest.approx({"ALL": 0.625, "AML": 0.75, "Healthy": 11 / 12})
     assert found["chance"] == pytest.approx(1 / 3)
     assert 0.3 < found["normalised_mutual_information"] < 0.7
     assert "AML comes from rendered only: to know the source can be to know the class" in card["warnings"]
@@ -120,7 +121,7 @@ def test_what_was_left_out_is_on_the_card(confounded: Index, tmp_path: Path) -> 
     left_out = describe(index)["left_out"]
     assert len(left_out["unreadable"]) == 1 and "broken.png: empty" in left_out["unreadable"][0]
     assert "liar.png (Healthy)" in left_out["contradictory"][0]
-    assert left_out["exact_duplicates"] == 1
+    assert left_out["exact_duplicates"] == 1 and "folder/all/again.png" in left_out["repeated"][0]
     assert left_out["labels"] == {"folder: MDS": 1}
     assert "no picture in this folder" in left_out["remarks"][0]
     text = format_card(describe(index))
@@ -165,8 +166,11 @@ def test_five_leukemia_classes_from_picture_to_split(tmp_path: Path) -> None:
 
 def test_a_class_nobody_has_pictures_of_is_named_with_the_way_out(tmp_path: Path, capsys) -> None:
     write_rendered(tmp_path / "data" / "rendered", ("ALL", "Healthy"), 2, seed=0, kind="field", px=64)
+    _tint(tmp_path / "data" / "folder" / "A.M.L." / "1.png", (9, 99, 99), 0)
+    (tmp_path / "data" / "folder" / "CLL").mkdir()
     options = ["--task", "leukemia", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "index")]
     assert main(["index", *options]) == 1
     told = capsys.readouterr().err
+    assert "labels that are no class, as 'folder: A.M.L.'" in told and "CLL: no picture in this folder" in told
     assert "no pictures of AML, CLL, CML" in told and "--labels ALL Healthy" in told
     assert main(["index", *options, "--labels", "ALL", "Healthy"]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import ROOT
 from train.cli import main
 from train.errors import DataError
 from train.index import build_index, read_index
@@ -233,8 +235,13 @@ def having(attribute: str) -> list[str]:
     return [name for name, miniature in MINIATURES.items() if getattr(miniature, attribute) is not None]
 
 
-def test_every_source_has_a_miniature() -> None:
+def test_every_source_has_a_miniature_and_a_row_in_the_readme() -> None:
     assert set(MINIATURES) == set(SOURCES)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = {
+        name for row in re.findall(r"^\| (`.*?`) \|", readme, re.MULTILINE) for name in re.findall("`([^`]+)`", row)
+    }
+    assert set(SOURCES) - {"rendered"} <= rows
 
 
 @pytest.mark.parametrize("name", SOURCES)
