@@ -123,7 +123,7 @@ SOURCES: dict[str, Source] = {
             "segmentation_wbc",
             "White blood cells with expert nucleus and cytoplasm masks, data set 2",
             annotation_readers.read_segmentation_wbc,
-            256,  # of 300 px; nuclei in pixels are as large as in CellaVision crops (median ratio 1.03, 5 types)
+            256,  # of 300 px; nuclei in pixels are as large as in CellaVision crops (mean, about 1.03, 5 types)
             None,
             "GPL-3.0 repository; at your own risk",
             "Zheng et al. 2018, doi:10.1016/j.micron.2018.01.010",
