@@ -11,6 +11,14 @@ from typing import Any
 
 from .resampling import Interval
 
+SHOULD = {"holds": "hold", "falls": "fall to chance", "tells": "-"}
+"""What a treatment of the audit should do to the figures; "tells" has no right answer."""
+
+INTERVALS = (
+    "[low, high]: 95 % bootstrap over whole groups. A width of zero says that no error was seen, not that none\n"
+    "will come; an interval over few groups is rough. Research software, not a diagnosis."
+)
+
 
 def run_report(infos: dict[str, dict[str, Any]]) -> str:
     """Lay out the tables of evaluated runs: network beside controls, other figures, and every class.
@@ -65,6 +73,77 @@ def bundle_report(reference: dict[str, Any], found: dict[str, Any]) -> str:
     return "\n\n".join([*parts, _footer({found["protocol"]["name"]: found})])
 
 
+def audit_report(info: dict[str, Any], found: dict[str, Any]) -> str:
+    """Lay out the table of a shortcut audit.
+
+    Args:
+        info: the run's ``run.json``.
+        found: from `train.audit.audit_run`.
+    """
+    points = [point["name"] for point in found["as_is"]["operating_points"]]
+    head = ["", "should", "changed", "macro-F1", "difference, pp", *(f"AUROC, {name}" for name in points)]
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        aurocs = [_text(point["test"]["auroc"]) for point in row["operating_points"]]
+        return [_text(row["macro_f1"]), _text(row.get("macro_f1_difference_pp"), 1), *aurocs]
+
+    rows = [["as it is", "", "", *cells(found["as_is"])]]
+    rows += [
+        [row["name"], SHOULD[row["expected"]], f"{row['changed']}/{found['n']}", *cells(row)] for row in found["rows"]
+    ]
+    worst, protocol = found["worst"], found["protocol"]
+    parts = [
+        f"{info['task']}, {info['backbone']}: shortcut audit on {found['n']} test pictures of "
+        f"{protocol['groups']['test']} groups",
+        _table(head, rows),
+        f"worst case of what should hold: {worst['name']}, macro-F1 {_text(worst['macro_f1'])}\n"
+        f"always the most frequent class: macro-F1 {found['chance_macro_f1']:.3f}\n"
+        f"white cells found in {found['cells_found']} of {found['n']} pictures; the others keep their background"
+        + (f"\nwithout effect: {', '.join(found['without_effect'])}" if found["without_effect"] else ""),
+    ]
+    return "\n\n".join([*parts, _footer({protocol["name"]: found})])
+
+
+def external_report(info: dict[str, Any], found: dict[str, Any]) -> str:
+    """Lay out the tables of a run on another index's pictures.
+
+    Args:
+        info: the run's ``run.json``.
+        found: from `train.external.evaluate_external`.
+    """
+    restricted, whole = found["restricted"], found["test"]
+    rows = [["network, all its classes compete", *_cells([whole])]]
+    rows += [["network, shared classes only", *_cells([restricted])]]
+    rows += [
+        [f"{control['name']} (fitted where the run was trained)", *_cells([control])] for control in found["controls"]
+    ]
+    parts = [
+        f"{info['task']}, {info['backbone']}: on {found['index']}, {found['split']} of its pictures",
+        "\n".join(external_notes(found)),
+        _table(["", "macro-F1", "balanced accuracy"], rows),
+        _figures({"external": found}),
+        f"class by class, all classes compete (support: pictures / groups)\n{_classes(whole)}",
+    ]
+    return "\n\n".join([*parts, INTERVALS])
+
+
+def external_notes(found: dict[str, Any]) -> list[str]:
+    """Say in words what an external set is, and what was done about classes that the two sides do not share."""
+    sources = [
+        f"{name} ({part['pictures']} pictures, {part['groups']} groups; "
+        + ("other pictures of it were trained on)" if part["trained_on"] else "not trained on)")
+        for name, part in found["sources"].items()
+    ]
+    lines = [f"sources: {', '.join(sources)}", f"shared classes: {', '.join(found['shared_classes'])}"]
+    if found["absent_classes"]:
+        lines.append(f"absent, but competing: {', '.join(found['absent_classes'])}")
+    if found["classes_left_out"]:
+        left_out = ", ".join(f"{label} ({count})" for label, count in found["classes_left_out"].items())
+        lines.append(f"left out, for the network has no such class: {left_out}")
+    lines.append(f"near duplicates of a training or validation picture: {found['near_duplicates']} of {found['n']}")
+    return lines
+
+
 def _figures(sides: dict[str, dict[str, Any]]) -> str:
     """Lay out one column per side: the test split's figures, each operating point, each source."""
     columns = {name: dict(_figure_rows(found)) for name, found in sides.items()}
@@ -117,11 +196,7 @@ def _classes(test: dict[str, Any]) -> str:
 
 def _footer(metrics: dict[str, dict[str, Any]]) -> str:
     lines = [f"{found['protocol']['name']}: {found['protocol']['text']}." for found in metrics.values()]
-    lines.append(
-        "[low, high]: 95 % bootstrap over whole groups. A width of zero says that no error was seen, not that none\n"
-        "will come; an interval over few groups is rough. Research software, not a diagnosis."
-    )
-    return "\n".join(dict.fromkeys(lines))
+    return "\n".join([*dict.fromkeys(lines), INTERVALS])
 
 
 def _cells(rows: list[dict[str, Any] | None]) -> list[str]:
