@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_runtime.guard import guarded
+from edge_runtime.errors import UsageError
+from edge_runtime.guard import Parser, guarded
 
 from .index import PROTOCOLS
 from .tasks import TASKS
@@ -16,6 +18,7 @@ from .tasks import TASKS
 EXAMPLES = """examples:
   python -m train index --task all-subtypes --data DATA --out work/all-subtypes
   python -m train split work/all-subtypes --seed 0
+  python -m train index --describe work/all-subtypes
   python -m train fit work/all-subtypes --protocol grouped --weights imagenet --out work/run
   python -m train evaluate work/run
   python -m train render --task blood-cells --per-class 40 --out work/rendered
@@ -24,7 +27,7 @@ EXAMPLES = """examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m train",
         description="From public smear sets to a run folder. Research software, not a diagnosis.",
         epilog=EXAMPLES,
@@ -33,11 +36,15 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     index = commands.add_parser("index", help="read, hash and describe the pictures of a task")
-    index.add_argument("--task", required=True, choices=list(TASKS))
-    index.add_argument("--data", required=True, type=Path, help="folder with one folder per source")
-    index.add_argument("--out", required=True, type=Path, help="index folder to write")
-    index.add_argument("--sources", nargs="+", metavar="SOURCE", help="default: all of the task's that are there")
+    aim = index.add_mutually_exclusive_group(required=True)
+    aim.add_argument("--task", choices=list(TASKS), help="index the pictures of this task: needs --data and --out")
+    aim.add_argument("--describe", type=Path, metavar="INDEX", help="print the data card of an index that is there")
+    index.add_argument("--data", type=Path, help="folder with one folder per source")
+    index.add_argument("--out", type=Path, help="index folder to write")
+    index.add_argument("--sources", nargs="+", metavar="SOURCE", help="default: the task's, but no external test sets")
+    index.add_argument("--labels", nargs="+", metavar="CLASS", help="only these of the task's classes")
     index.add_argument("--limit", type=int, metavar="N", help="at most N pictures per source and class, for trials")
+    index.add_argument("--json", action="store_true", help="print the data card as JSON")
     index.set_defaults(run=_index)
 
     split = commands.add_parser("split", help="deal out train, val and test under both protocols")
@@ -61,17 +68,49 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _index(args: argparse.Namespace) -> None:
+    builds = ("data", "out", "sources", "labels", "limit")
+    given = [f"--{name}" for name in builds if getattr(args, name) is not None]
+    if args.describe is not None and given:
+        raise UsageError("index --describe takes no option but --json", got=", ".join(given))
+    if args.task is not None and (args.json or not {"--data", "--out"} <= set(given)):
+        raise UsageError("index --task needs --data and --out, and takes no --json", got=", ".join(given) or "neither")
+    (_build if args.task is not None else _describe)(args)
+
+
+def _build(args: argparse.Namespace) -> None:
     from .index import build_index
 
-    index = build_index(TASKS[args.task], args.data, args.out, args.sources, args.limit)
-    for line in index.info["unreadable"]:
-        print(f"left out: {line}", file=sys.stderr)
-    for path in index.info["contradictory"]:
-        print(f"left out: {path}: the same picture carries two labels", file=sys.stderr)
+    task = TASKS[args.task].restricted(args.labels) if args.labels else TASKS[args.task]
+    index = build_index(task, args.data, args.out, args.sources, args.limit)
+    _tell("note", index.info["remarks"])
+    _tell("left out", index.info["unreadable"])
+    _tell("left out, one picture under two labels", index.info["contradictory"])
+    _tell("left out", index.info["repeated"])
+    examples = index.info["left_out_examples"]
     for name, count in index.info["labels_left_out"].items():
-        print(f"left out: {count} pictures labelled {name}: not a class of {args.task}", file=sys.stderr)
+        print(f"left out: {count} labelled {name}, which is no class here, as {examples[name]}", file=sys.stderr)
     print(f"{len(index.rows)} pictures, {index.info['exact_duplicates']} exact duplicates dropped -> {args.out}")
     _print_counts(Counter((row.source, row.label) for row in index.rows))
+
+
+TOLD = 20
+"""Lines of one kind on standard error; all of them are in ``index.json``."""
+
+
+def _tell(kind: str, lines: Sequence[str]) -> None:
+    for line in lines[:TOLD]:
+        print(f"{kind}: {line}", file=sys.stderr)
+    if len(lines) > TOLD:
+        print(f"{kind}: and {len(lines) - TOLD} more, all named in index.json", file=sys.stderr)
+
+
+def _describe(args: argparse.Namespace) -> None:
+    from .data_card import format_card
+    from .describe import describe
+    from .index import read_index
+
+    card = describe(read_index(args.describe))
+    print(json.dumps(card, indent=2) if args.json else format_card(card))
 
 
 def _split(args: argparse.Namespace) -> None:

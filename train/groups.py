@@ -16,6 +16,9 @@ from edge_runtime.preprocess import Pixels
 from .colour import colour_numbers
 from .index import COLOUR_CLUSTER_SIZE, NEAR_DUPLICATE_BITS, Row
 
+CLUSTER = "cluster-"
+"""How the name of a group begins that is no patient."""
+
 
 def perceptual_hashes(pixels: Pixels) -> list[str]:
     """Hash pictures so that near duplicates have near hashes (pHash, 16 x 16 low DCT frequencies).
@@ -51,7 +54,7 @@ def assign_groups(rows: list[Row], pixels: Pixels) -> list[Row]:
         numbers = [i for i, row in enumerate(rows) if row.source == source and not row.group]
         clusters = _clusters(pixels[numbers], [rows[i].phash for i in numbers])
         for i, cluster in zip(numbers, clusters, strict=True):
-            filled[i] = dataclasses.replace(rows[i], group=f"{source}:cluster-{cluster:03d}")
+            filled[i] = dataclasses.replace(rows[i], group=f"{source}:{CLUSTER}{cluster:03d}")
     return filled
 
 

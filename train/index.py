@@ -23,8 +23,10 @@ import numpy.typing as npt
 from edge_runtime.files import write_text
 from edge_runtime.preprocess import Box
 
+from .collect import collect, require_classes, without_duplicates
 from .errors import DataError
-from .sources import SOURCES, Sample
+from .source_readers import Sample
+from .sources import SOURCES
 from .tasks import TASKS, Task
 
 PROTOCOLS = ("stratified", "grouped")
@@ -83,7 +85,7 @@ class Index:
     Attributes:
         folder: where it lies.
         data: root of the data sets.
-        task: what is asked.
+        task: what is asked; perhaps with some of its classes only.
         rows: pictures.
         info: ``index.json``.
     """
@@ -131,7 +133,12 @@ def write_index(index: Index) -> None:
         cells = dataclasses.asdict(row) | {"box": " ".join(map(str, row.box)) if row.box else ""}
         lines.append(",".join(_quoted(str(cells[column])) for column in COLUMNS))
     write_text(index.folder / "index.csv", "\n".join(lines) + "\n")
-    info = index.info | {"task": index.task.name, "data": str(index.data.resolve()), "sha256": index.sha256}
+    info = index.info | {
+        "task": index.task.name,
+        "labels": list(index.task.labels),
+        "data": str(index.data.resolve()),
+        "sha256": index.sha256,
+    }
     write_text(index.folder / "index.json", json.dumps(info, indent=2) + "\n")
 
 
@@ -143,7 +150,7 @@ def read_index(folder: Path) -> Index:
     """Read an index folder.
 
     Raises:
-        DataError: missing, not an index, or of an unknown task.
+        DataError: missing, not an index, or of an unknown task or class.
     """
     try:
         info = json.loads((folder / "index.json").read_text(encoding="utf-8"))
@@ -152,7 +159,8 @@ def read_index(folder: Path) -> Index:
         rows = tuple(
             Row(**(cells | {"box": tuple(map(int, cells["box"].split())) if cells["box"] else None})) for cells in table
         )
-        return Index(folder, Path(info["data"]), TASKS[info["task"]], rows, info)
+        task = TASKS[info["task"]]
+        return Index(folder, Path(info["data"]), task.restricted(info.get("labels", task.labels)), rows, info)
     except FileNotFoundError as error:
         raise DataError(
             f"{folder}: no index here",
@@ -169,56 +177,45 @@ def build_index(
     """Read the data sets of a task, prepare and hash every picture, drop exact duplicates and find groups.
 
     Args:
-        task: what is asked.
+        task: what is asked, `Task.restricted` where not all of it.
         data: folder that holds one folder per source, as `train.sources` names them.
         folder: index folder to write.
-        sources: which of the task's sources; default: all that the data folder holds.
+        sources: which of the task's sources; default: all that the data folder holds, but no external ones.
         limit: at most so many pictures per source and class, the first by name; for trials.
 
     Returns:
         The index, without splits.
 
     Raises:
-        DataError: no pictures, or a class without any.
+        DataError: as `collect`, or not one picture could be read.
     """
     from .groups import assign_groups, perceptual_hashes
     from .pixels import prepare_all
 
-    names = _chosen(task, data, sources)
-    samples: list[tuple[str, Sample, str]] = []
-    left_out: Counter[str] = Counter()
-    for name in names:
-        taken: Counter[str] = Counter()
-        for sample in SOURCES[name].read(data / name):
-            label = task.mapping[name].get(sample.raw_label)
-            if label is None:
-                left_out[f"{name}: {sample.raw_label}"] += 1
-            elif limit is None or taken[label] < limit:
-                taken[label] += 1
-                samples.append((name, sample, label))
-    held = {label for _, _, label in samples}
-    missing = [label for label in task.labels if label not in held]
-    if missing:
-        raise DataError(
-            f"task {task.name}: no pictures of {', '.join(missing)}",
-            got=f"sources {', '.join(names) or 'none'} in {data}",
-            todo="add a source that holds these classes",
-        )
-
-    prepared = prepare_all([(s.path, s.box, SOURCES[n].central_px) for n, s, _ in samples], folder)
+    found = collect(task, data, sources, limit)
+    prepared = prepare_all([(s.path, s.box, SOURCES[n].central_px) for n, s, _ in found.samples], folder)
     hashes = perceptual_hashes(prepared.pixels)
-    rows, kept, conflicts = _without_duplicates(samples, prepared.numbers, prepared.sha256, hashes, data)
+    rows = [
+        _row(*found.samples[number], data, sha256, phash)
+        for number, sha256, phash in zip(prepared.numbers, prepared.sha256, hashes, strict=True)
+    ]
+    kept, repeated, contradictory = without_duplicates(rows)
+    require_classes(task, {rows[position].label for position in kept}, f"{len(kept)} pictures that can be used")
     pixels = prepared.keep(kept)
-    rows = assign_groups(rows, pixels)
+    rows = assign_groups([rows[position] for position in kept], pixels)
+    counts = Counter((row.source, row.label) for row in rows)
     info: dict[str, Any] = {
         "format": "leukoscope-index",
         "version": 1,
-        "sources": list(names),
-        "counts": {f"{s}: {label}": n for (s, label), n in sorted(Counter((r.source, r.label) for r in rows).items())},
-        "labels_left_out": dict(left_out),
+        "sources": found.sources,
+        "counts": {f"{source}: {label}": n for (source, label), n in sorted(counts.items())},
+        "labels_left_out": dict(found.left_out),
+        "left_out_examples": found.examples,
+        "remarks": found.remarks,
         "unreadable": prepared.unreadable,
-        "exact_duplicates": len(prepared.numbers) - len(rows),
-        "contradictory": conflicts,
+        "exact_duplicates": len(repeated),
+        "repeated": repeated,
+        "contradictory": contradictory,
     }
     index = Index(folder, data, task, tuple(rows), info)
     prepared.publish(index, kept)
@@ -226,39 +223,15 @@ def build_index(
     return index
 
 
-def _chosen(task: Task, data: Path, sources: Sequence[str] | None) -> list[str]:
-    if not data.is_dir():
-        raise DataError(f"no folder {data}", expected="a folder with one folder per data set")
-    unknown = [name for name in sources or () if name not in task.mapping]
-    if unknown:
-        raise DataError(
-            f"task {task.name} does not use {', '.join(unknown)}", expected=f"some of {', '.join(task.mapping)}"
-        )
-    return list(sources) if sources else [name for name in task.mapping if (data / name).is_dir()]
-
-
-def _without_duplicates(
-    samples: list[tuple[str, Sample, str]], numbers: list[int], sha256: list[str], hashes: list[str], data: Path
-) -> tuple[list[Row], list[int], list[str]]:
-    """Keep one of each set of identical files; drop all of a set whose labels contradict each other."""
-    labels: dict[str, set[str]] = {}
-    rows_by_key: dict[str, tuple[Row, int]] = {}
-    conflicts: list[str] = []
-    for position, number in enumerate(numbers):
-        source, sample, label = samples[number]
-        row = Row(
-            path=str(sample.path.relative_to(data)),
-            box=sample.box,
-            source=source,
-            raw_label=sample.raw_label,
-            label=label,
-            diagnosis=sample.diagnosis or "",
-            group=f"{source}:{sample.group}" if sample.group else "",
-            sha256=sha256[position],
-            phash=hashes[position],
-        )
-        labels.setdefault(row.key, set()).add(label)
-        rows_by_key.setdefault(row.key, (row, position))
-    kept = [(row, position) for key, (row, position) in rows_by_key.items() if len(labels[key]) == 1]
-    conflicts = [row.path for key, (row, _) in rows_by_key.items() if len(labels[key]) > 1]
-    return [row for row, _ in kept], [position for _, position in kept], conflicts
+def _row(source: str, sample: Sample, label: str, data: Path, sha256: str, phash: str) -> Row:
+    return Row(
+        path=str(sample.path.relative_to(data)),
+        box=sample.box,
+        source=source,
+        raw_label=sample.raw_label,
+        label=label,
+        diagnosis=sample.diagnosis or "",
+        group=f"{source}:{sample.group}" if sample.group else "",
+        sha256=sha256,
+        phash=phash,
+    )

@@ -1,17 +1,16 @@
-"""Morphology: what the cells, fields and stains of a rendered smear look like, as tables.
+"""Morphology: what the cells of a rendered smear look like, as a table.
 
-Nothing here draws or reads a file: `train.render` turns a row into pixels. Lengths are micrometres, amounts of dye are
-optical densities in the green channel (the dye with the strongest band there), shares are 0..1, and every pair
-(lo, hi) is drawn uniformly per cell. A new cell type, class or stain is a row. The numbers were set by eye and by
-colour and area statistics of published smears; they are plausible, not measured morphometry.
+Nothing here draws or reads a file: `train.paint` turns a row into dye, and `train.smears` says which cells a picture
+shows. Lengths are micrometres, amounts of dye are optical densities in the green channel (the dye with the strongest
+band there), shares are 0..1, and every pair (lo, hi) is drawn uniformly per cell. A new cell type is a row. The numbers
+were set by eye and by colour and area statistics of published smears; they are plausible, not measured morphometry.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 Range = tuple[float, float]
-RGB = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,7 @@ class Morphology:
         rim: how much bluer the cytoplasm is at the cell's edge, relative.
         granules: kinds of granules; each is drawn.
         vacuoles: smallest and largest number of vacuoles.
+        rods: smallest and largest number of Auer rods.
         aspect: long axis / short axis.
         wobble: irregularity of the outline, relative.
         ragged_um: fringe of the outline.
@@ -94,6 +94,7 @@ class Morphology:
     rim: float = 0.2
     granules: tuple[Granules, ...] = ()
     vacuoles: tuple[int, int] = (0, 0)
+    rods: tuple[int, int] = (0, 0)
     aspect: Range = (1.0, 1.15)
     wobble: float = 0.05
     ragged_um: float = 0.08
@@ -101,60 +102,6 @@ class Morphology:
     smeared: float = 0.0
     company: float = 0.0
 
-
-@dataclass(frozen=True)
-class Stain:
-    """A stain protocol with its light and camera, for Beer-Lambert: I = I0 * 10 ** -(amounts @ dyes).
-
-    Attributes:
-        lights: alternatives for I0, the empty background, RGB 0..255; two of them are mixed.
-        dna: RGB optical densities per amount of azure B-eosin on DNA (purple, the Romanowsky effect).
-        rna: the same for azure B on RNA (blue).
-        eosin: the same for eosin on basic proteins (orange to pink).
-        red: the same for red cells (haemoglobin with eosin).
-        red_amount: dye amount of a red cell's rim.
-        variation: standard deviation of the logarithm of each dye's amount per picture; half of it for each band.
-        shade: RGB optical densities of the darkest corner.
-    """
-
-    lights: tuple[RGB, ...]
-    dna: RGB
-    rna: RGB
-    eosin: RGB
-    red: RGB
-    red_amount: Range
-    variation: float
-    shade: RGB = (0.03, 0.03, 0.03)
-
-
-@dataclass(frozen=True)
-class Field:
-    """One class of microscope field.
-
-    Attributes:
-        stain: row of `STAINS`.
-        leukocytes: smallest and largest number in a field of `FIELD_UM`.
-        mix: row of `MORPHOLOGIES` -> weight.
-        red_cells: smallest and largest number.
-        overlap: how far red cells may overlap, 0 apart .. 1 on top of each other.
-        crowding: share of leukocytes that touch another one, 0..1.
-        scale: size of every cell / its table size; fields differ in how flat the cells dried.
-        squeeze: width / height of what the camera saw; published fields were resized to squares.
-    """
-
-    stain: str
-    leukocytes: tuple[int, int]
-    mix: dict[str, float] = field(default_factory=dict)
-    red_cells: tuple[int, int] = (110, 240)
-    overlap: Range = (0.1, 0.7)
-    crowding: float = 0.3
-    scale: Range = (0.93, 1.07)
-    squeeze: float = 1.2
-
-
-CELL_UM = 26.0  # side of a crop
-FIELD_UM = 110.0  # height of a field; its width is `squeeze` times that
-RED_CELL_UM: Range = (6.7, 7.9)
 
 _SEGMENTED = Nucleus(
     (0.26, 0.36), (3, 5), (150, 320), (0.12, 0.3), (1.8, 2.35), (0.72, 0.88), 0.18, 0.45, 0.35, wobble=0.14
@@ -330,6 +277,43 @@ MORPHOLOGIES: dict[str, Morphology] = {
         wobble=0.05,
         flattened=(0, 2),
     ),
+    # ---- cells of the fields: leukemia by type
+    "lymphoblast": Morphology(
+        (9.5, 13.5),
+        (
+            Nucleus((0.80, 0.93), dna=(0.46, 0.62), grain_um=0.2, contrast=0.2, border=0.2, nucleoli=(0, 1)),
+            Nucleus((0.78, 0.90), (2, 2), (0, 60), (0.95, 1.0), (0.3, 0.5), (0.46, 0.62), 0.2, 0.2, 0.2, (0, 1)),
+        ),
+        rna=(0.16, 0.30),
+        eosin=(0.0, 0.03),
+        rim=0.5,
+        aspect=(1.0, 1.2),
+        flattened=(0, 1),
+    ),
+    "myeloblast": Morphology(
+        (15.0, 20.0),
+        (
+            Nucleus(
+                (0.55, 0.74), dna=(0.40, 0.55), grain_um=0.13, contrast=0.22, border=0.3, nucleoli=(1, 4), wobble=0.09
+            ),
+        ),
+        rna=(0.10, 0.20),
+        eosin=(0.01, 0.04),
+        rim=0.7,
+        granules=(Granules((0.3, 1.6), 0.17, dna=0.30, eosin=0.05, over_nucleus=0.2, patchy=0.7),),
+        vacuoles=(0, 2),
+        rods=(0, 2),
+        aspect=(1.0, 1.25),
+        flattened=(0, 2),
+    ),
+    "cll lymphocyte": Morphology(
+        (8.5, 11.0),
+        (Nucleus((0.80, 0.93), dna=(0.64, 0.82), grain_um=0.45, contrast=0.5, border=0.3, wobble=0.04),),
+        rna=(0.10, 0.20),
+        eosin=(0.0, 0.04),
+        rim=0.4,
+        aspect=(1.0, 1.12),
+    ),
     "ghost": Morphology(  # a cell that burst long ago: a pale pink cloud
         (13.0, 20.0),
         (Nucleus((0.75, 0.9), dna=(0.02, 0.07), grain_um=0.5, contrast=0.25, border=0.0, wobble=0.2),),
@@ -338,116 +322,5 @@ MORPHOLOGIES: dict[str, Morphology] = {
         wobble=0.18,
         ragged_um=0.6,
         smeared=1.0,
-    ),
-}
-
-_WARM = (
-    *((254.0, 231.0, 202.0), (254.0, 229.0, 200.0), (254.0, 232.0, 205.0), (253.0, 230.0, 204.0)) * 2,
-    *((252.0, 242.0, 226.0), (234.0, 232.0, 240.0)),
-)
-_WHITE = ((250.0, 255.0, 245.0), (248.0, 255.0, 254.0), (255.0, 255.0, 252.0))
-
-STAINS: dict[str, Stain] = {
-    # May-Gruenwald-Giemsa or Wright-Giemsa seen by a CellaVision-like camera
-    "crop": Stain(
-        _WARM,
-        dna=(0.58, 1.0, 0.20),
-        rna=(1.0, 0.95, 0.22),
-        eosin=(0.34, 1.0, 0.75),
-        red=(0.62, 0.95, 0.70),
-        red_amount=(0.10, 0.19),
-        variation=0.09,
-        shade=(0.015, 0.02, 0.02),
-    ),
-    # one bone marrow stain under a field camera: washed-out red, so that purple turns blue and red cells turn grey
-    "field grey": Stain(
-        _WHITE,
-        dna=(0.42, 0.62, 0.015),
-        rna=(0.72, 0.60, 0.02),
-        eosin=(0.18, 0.62, 0.28),
-        red=(0.90, 0.82, 0.50),
-        red_amount=(0.12, 0.19),
-        variation=0.16,
-        shade=(0.06, 0.05, 0.03),
-    ),
-    "field lilac": Stain(
-        _WHITE[1:],
-        dna=(0.39, 0.58, 0.0),
-        rna=(0.62, 0.58, 0.0),
-        eosin=(0.18, 0.60, 0.22),
-        red=(0.95, 0.86, 0.46),
-        red_amount=(0.12, 0.18),
-        variation=0.07,
-        shade=(0.04, 0.03, 0.01),
-    ),
-    "field blue": Stain(
-        _WHITE[1:],
-        dna=(0.37, 0.55, 0.0),
-        rna=(0.50, 0.46, 0.0),
-        eosin=(0.15, 0.60, 0.08),
-        red=(1.20, 0.82, 0.25),
-        red_amount=(0.10, 0.17),
-        variation=0.07,
-        shade=(0.12, 0.07, 0.01),
-    ),
-    "field pink": Stain(
-        _WHITE[2:],
-        dna=(0.09, 0.27, 0.0),
-        rna=(0.30, 0.28, 0.0),
-        eosin=(0.05, 0.60, 0.10),
-        red=(1.0, 0.80, 0.40),
-        red_amount=(0.09, 0.14),
-        variation=0.10,
-        shade=(0.03, 0.05, 0.01),
-    ),
-}
-
-CELL_STAIN = "crop"
-CELL_LABELS: tuple[str, ...] = (
-    "blast",
-    "immature granulocyte",
-    "neutrophil",
-    "lymphocyte",
-    "monocyte",
-    "eosinophil",
-    "basophil",
-    "erythroblast",
-    "platelet",
-    "smudge cell",
-)
-
-FIELDS: dict[str, Field] = {
-    # The stain goes with the class because in the published fields it does.
-    "Benign": Field(
-        "field grey",
-        (5, 10),
-        {"hematogone": 6, "neutrophil": 1, "eosinophil": 1, "immature granulocyte": 2, "smudge cell": 1, "ghost": 1},
-        red_cells=(110, 260),
-        overlap=(0.3, 0.9),
-    ),
-    "Early": Field(
-        "field lilac",
-        (6, 14),
-        {"early blast": 12, "ghost": 0.7, "lymphocyte": 0.5},
-        red_cells=(130, 210),
-        overlap=(0.1, 0.7),
-        crowding=0.35,
-    ),
-    "Pre": Field(
-        "field blue",
-        (20, 46),
-        {"pre blast": 12, "ghost": 1.2},
-        red_cells=(65, 130),
-        overlap=(0.2, 0.5),
-        crowding=0.5,
-    ),
-    "Pro": Field(
-        "field pink",
-        (5, 12),
-        {"pro blast": 9, "ghost": 1, "neutrophil": 0.3},
-        red_cells=(110, 215),
-        overlap=(0.2, 0.6),
-        crowding=0.35,
-        scale=(0.85, 1.0),
     ),
 }

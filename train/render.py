@@ -1,7 +1,7 @@
 """Render: stained smears made of numbers, for tests, demos and golden pictures.
 
 What comes in is a class name and a numpy Generator; what goes out is an RGB picture with its nucleus and cell masks.
-This module sets the scene - which cells, how many, where - from the tables of `train.morphology` and writes pictures
+This module sets the scene - which cells, how many, where - from the tables of `train.smears` and writes pictures
 to files; `train.paint` paints each cell. No pixel is taken from a real picture, and no medical claim can rest on one of
 these: they show what the tables say, not what a microscope saw.
 """
@@ -21,8 +21,9 @@ from PIL import Image
 
 from edge_runtime.errors import OutputError, UsageError
 
-from .morphology import CELL_LABELS, CELL_STAIN, CELL_UM, FIELD_UM, FIELDS, MORPHOLOGIES, RED_CELL_UM, STAINS
+from .morphology import MORPHOLOGIES
 from .paint import Canvas, RedCells, develop, paint_cell, paint_red_cell
+from .smears import CELL_LABELS, CELL_MIXES, CELL_STAIN, CELL_UM, FIELD_UM, FIELDS, RED_CELL_UM, STAINS
 from .tasks import TASKS
 
 Mask = NDArray[np.bool_]
@@ -30,6 +31,7 @@ Progress = Callable[[Sequence[tuple[str, int]]], Iterable[tuple[str, int]]]
 
 NUCLEUS_VALUE, CYTOPLASM_VALUE = 255, 128  # in mask files
 PX_LIMITS = (64, 2048)
+CROP_LABELS = (*CELL_LABELS, *CELL_MIXES)
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,17 @@ def render_cell(label: str, rng: np.random.Generator, px: int = 256) -> Renderin
     """Render one cell in the middle of a crop of 26 micrometres, with red cells around it.
 
     Args:
-        label: one of `CELL_LABELS`.
+        label: one of `CELL_LABELS` or `CELL_MIXES`.
         rng: source of all variation; the same state gives the same bytes.
         px: side of the picture, 64..2048 pixels.
 
     Raises:
         UsageError: unknown label or side.
     """
-    _check(label, CELL_LABELS, px)
+    _check(label, CROP_LABELS, px)
+    if label in CELL_MIXES:
+        names, weights = list(CELL_MIXES[label]), np.array(list(CELL_MIXES[label].values()))
+        label = names[int(rng.choice(len(names), p=weights / weights.sum()))]
     canvas = Canvas(px, CELL_UM)
     row, middle = MORPHOLOGIES[label], CELL_UM / 2
     radius = rng.uniform(*row.diameter_um) / 2
@@ -190,7 +195,7 @@ def _scatter_red_cells(
 # ------------------------------------------------------------------------------------------------------ files
 
 RENDERERS: dict[str, tuple[Callable[[str, np.random.Generator, int], Rendering], tuple[str, ...], int]] = {
-    "cell": (render_cell, CELL_LABELS, 256),
+    "cell": (render_cell, CROP_LABELS, 256),
     "field": (render_field, tuple(FIELDS), 448),
 }
 

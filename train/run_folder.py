@@ -119,8 +119,11 @@ def read_run(folder: Path) -> Run:
     if info["task"] not in TASKS or info["backbone"] not in BACKBONES:
         raise DataError(f"{folder}: unknown task or backbone", got=f"{info['task']}, {info['backbone']}")
     task = TASKS[info["task"]]
-    if list(task.labels) != info["labels"]:
-        raise DataError(f"{folder}: labels differ from the task's", got=info["labels"], expected=list(task.labels))
+    if [label for label in task.labels if label in info["labels"]] != info["labels"]:
+        raise DataError(
+            f"{folder}: labels are not the task's, in its order", got=info["labels"], expected=list(task.labels)
+        )
+    task = task.restricted(info["labels"])
     network = SelfExplaining(BACKBONES[info["backbone"]], len(task.labels))
     try:
         network.load_state_dict(load(encoded))

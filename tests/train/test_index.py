@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from train.cli import main
 from train.errors import DataError
 from train.index import PROTOCOLS, SPLITS, build_index, read_index
 from train.pixels import load_pixels, prepare_picture
 from train.render import render_field
-from train.sources import SOURCES
 from train.split import split_index
 from train.tasks import TASKS
 
@@ -39,7 +40,12 @@ def test_exact_duplicates_are_dropped_and_contradictions_named(taleqani: Path, t
     (root / "Pro" / "liar.jpg").write_bytes((root / "Pre" / "WBC-Pre-001.jpg").read_bytes())
     index = build_index(SUBTYPES, taleqani, tmp_path / "index")
     assert len(index.rows) == 20 - 1  # the contradicted original is gone, too
-    assert index.info["contradictory"] == ["taleqani/Original/Pre/WBC-Pre-001.jpg"]
+    root_name = "taleqani/Original"
+    assert index.info["contradictory"] == [f"{root_name}/Pre/WBC-Pre-001.jpg (Pre), {root_name}/Pro/liar.jpg (Pro)"]
+    assert index.info["repeated"] == [
+        f"{root_name}/Early/again.jpg: the same picture as {root_name}/Early/WBC-Early-000.jpg"
+    ]
+    assert index.info["exact_duplicates"] == 1
     assert len({row.key for row in index.rows}) == len(index.rows)
 
 
@@ -91,7 +97,7 @@ def test_changed_data_is_noticed_when_the_cache_is_gone(taleqani: Path, tmp_path
 def test_missing_classes_sources_and_folders_are_named(taleqani: Path, tmp_path: Path) -> None:
     for path in (taleqani / "taleqani" / "Original" / "Pro").iterdir():
         path.unlink()
-    with pytest.raises(DataError, match="no pictures of Pro"):
+    with pytest.raises(DataError, match=r"no pictures of Pro: .*--labels Benign Early Pre"):
         build_index(SUBTYPES, taleqani, tmp_path / "index")
     with pytest.raises(DataError, match="does not use pbc"):
         build_index(SUBTYPES, taleqani, tmp_path / "index", ["pbc"])
@@ -101,33 +107,58 @@ def test_missing_classes_sources_and_folders_are_named(taleqani: Path, tmp_path:
         read_index(tmp_path / "nothing")
 
 
-def test_native_layouts_are_read(tmp_path: Path) -> None:
-    deepapl = tmp_path / "deepapl" / "Data"
-    (deepapl / "All").mkdir(parents=True)
-    (deepapl / "master.csv").write_text("Patient_ID,Diagnosis,Cohort\nPatient_07,AML,Discovery\n")
-    for folder in ("Patient_07/Signed slides/Monocyte", "Patient_08/2018-01-02/Signed slides/Basophil"):
-        _picture(deepapl / "All" / folder / "X_1.jpg", 1)
-    found = {(s.raw_label, s.group, s.diagnosis) for s in SOURCES["deepapl"].read(tmp_path / "deepapl")}
-    assert found == {("Monocyte", "Patient_07", "AML"), ("Basophil", "Patient_08", None)}
+def test_a_class_whose_pictures_are_all_damaged_is_missing(taleqani: Path, tmp_path: Path) -> None:
+    for path in (taleqani / "taleqani" / "Original" / "Pro").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="no pictures of Pro: got 15 pictures that can be used"):
+        build_index(SUBTYPES, taleqani, tmp_path / "index")
 
-    _picture(tmp_path / "pbc" / "PBC_dataset_normal_DIB" / "ig" / "MY_1.jpg", 2)
-    assert [s.raw_label for s in SOURCES["pbc"].read(tmp_path / "pbc")] == ["ig"]
 
-    masked = tmp_path / "segmentation_wbc"
-    _picture(masked / "Dataset 2" / "001.jpg", 3)
-    (masked / "Class Labels of Dataset 2.csv").write_text("image ID,class\n1,4\n")
-    (sample,) = SOURCES["segmentation_wbc"].read(masked)
-    assert sample.raw_label == "eosinophil" and sample.path.name == "001.jpg"
+def test_an_index_can_be_restricted_to_some_classes(taleqani: Path, tmp_path: Path) -> None:
+    index = build_index(SUBTYPES.restricted(["Pro", "Benign"]), taleqani, tmp_path / "index")
+    assert len(index.rows) == 10 and index.info["labels_left_out"] == {"taleqani: Early": 5, "taleqani: Pre": 5}
+    again = read_index(tmp_path / "index")
+    assert again.task == index.task and again.task.labels == ("Benign", "Pro"), "in the task's order"
+    assert set(again.targets(range(10))) == {0, 1}
+    assert [(point.name, point.positive) for point in again.task.operating_points] == [("malignant", ("Pro",))]
 
-    bccd = tmp_path / "bccd" / "BCCD"
-    _picture(bccd / "JPEGImages" / "B_1.jpg", 4)
-    (bccd / "Annotations").mkdir()
-    (bccd / "Annotations" / "B_1.xml").write_text(
-        "<annotation><object><name>WBC</name><bndbox><xmin>5</xmin><ymin>6</ymin><xmax>25</xmax><ymax>36</ymax>"
-        "</bndbox></object></annotation>"
-    )
-    (sample,) = SOURCES["bccd"].read(tmp_path / "bccd")
-    assert (sample.raw_label, sample.box, sample.group) == ("WBC", (5, 6, 20, 30), "B_1")
+
+def test_an_index_from_before_classes_could_be_chosen_is_read(taleqani: Path, tmp_path: Path) -> None:
+    build_index(SUBTYPES, taleqani, tmp_path / "index")
+    path = tmp_path / "index" / "index.json"
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in info.items() if key != "labels"}))
+    assert read_index(tmp_path / "index").task == SUBTYPES
+    path.write_text(json.dumps(info | {"labels": ["Benign", "Pros"]}))
+    with pytest.raises(DataError, match="got Pros"):
+        read_index(tmp_path / "index")
+
+
+def test_more_than_twenty_lines_of_a_kind_are_counted(taleqani: Path, tmp_path: Path, capsys) -> None:
+    root = taleqani / "taleqani" / "Original" / "Pre"
+    for n in range(25):
+        (root / f"broken-{n:02d}.jpg").write_bytes(b"")
+    options = ["--task", "all-subtypes", "--data", str(taleqani), "--out", str(tmp_path / "index")]
+    assert main(["index", *options]) == 0
+    told = capsys.readouterr().err
+    assert "broken-19.jpg" in told and "broken-20.jpg" not in told
+    assert "left out: and 5 more, all named in index.json" in told
+    assert "broken-24.jpg" in (tmp_path / "index" / "index.json").read_text()
+
+
+@pytest.mark.parametrize(("arguments", "what"), [
+    (["--task", "blast"], "needs --data and --out"),
+    (["--task", "blast", "--data", "d", "--out", "o", "--json"], "takes no --json"),
+    (["--describe", "i", "--labels", "ALL", "AML"], "no option but --json: got --labels"),
+    ([], "--task --describe is required"),
+])  # fmt: skip
+def test_options_that_do_not_go_together_are_refused(arguments: list[str], what: str, capsys) -> None:
+    try:
+        status = main(["index", *arguments])
+    except SystemExit as stop:
+        status = stop.code
+    told = capsys.readouterr().err
+    assert status == 2 and what in told and told.count("\n") == 1
 
 
 def test_single_cells_keep_one_scale(tmp_path: Path) -> None:
@@ -162,13 +193,3 @@ def test_too_few_groups_are_refused(taleqani: Path, tmp_path: Path) -> None:
     torn = dataclasses.replace(index, rows=tuple(dataclasses.replace(r, group=f"g{r.label}") for r in index.rows))
     with pytest.raises(DataError, match=r"too few groups|would hold no"):
         split_index(torn, seed=0)
-
-
-def test_every_real_source_is_read(shared_data: Path) -> None:
-    counts = {name: sum(1 for _ in SOURCES[name].read(shared_data / name)) for name in SOURCES if name != "rendered"}
-    assert counts["taleqani"] == 2905
-    assert counts["deepapl"] == 4289
-    assert counts["pbc"] == 4700
-    assert counts["segmentation_wbc"] == 100
-    assert counts["bccd"] > 288
-    assert len({s.group for s in SOURCES["deepapl"].read(shared_data / "deepapl")}) == 82
