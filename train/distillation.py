@@ -53,7 +53,7 @@ class Teacher:
             size = (self.input_px, self.input_px)
             pictures = interpolate(pixels.permute(0, 3, 1, 2), size, mode="bilinear", antialias=True)
             pixels = pictures.permute(0, 2, 3, 1)
-        logits: Tensor = self.network(pixels)[0]
+        logits: Tensor = self.network(pixels)[0].float()
         return logits
 
 

@@ -12,11 +12,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import os
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +25,14 @@ from edge_runtime.files import write_text
 from edge_runtime.preprocess import Preprocess
 
 from .errors import DataError
-from .index import PROTOCOLS, Index, read_index
+from .index import PROTOCOLS, read_index
+from .plan import Plan
 from .schedule import FitConfig
 
 if TYPE_CHECKING:
     import torch
     from lightning.fabric import Fabric
 
-    from edge_runtime.preprocess import Pixels
-
-    from .augment import Augmentation, Chance
-    from .distillation import Teacher
     from .network import SelfExplaining
 
 
@@ -127,57 +122,6 @@ def _advise_allocator(fabric: Fabric) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is to be trained.
-
-    Attributes:
-        index: with splits.
-        protocol: whose splits.
-        backbone: row of `train.backbones.BACKBONES`.
-        weights: "imagenet", "none" or a file.
-        scaling: of a weights file, see `train.pretrained.load_weights`.
-        preprocess: how pictures become pixels.
-        augmentation: strengths.
-        teacher: run folder of a bigger network, or None.
-        config: schedule.
-    """
-
-    index: Index
-    protocol: str
-    backbone: str
-    weights: str
-    scaling: str
-    preprocess: Preprocess
-    augmentation: Augmentation
-    teacher: Path | None
-    config: FitConfig
-
-    def describe(self) -> dict[str, Any]:
-        """Return what ``run.json`` says of it; with the code's versions left out, the identity of the run."""
-        from .run_folder import read_info
-
-        index, task = self.index, self.index.task
-        return {
-            "format": "leukoscope-run",
-            "version": 1,
-            "task": task.name,
-            "labels": list(task.labels),
-            "backbone": self.backbone,
-            "input_px": self.preprocess.input_px,
-            "protocol": self.protocol,
-            "seed": self.config.seed,
-            "split_seed": index.info.get("split_seed"),
-            "index": str(index.folder),
-            "data_sha256": index.sha256,
-            "sources": sorted({row.source for row in index.rows}),
-            "pictures": {split: len(index.select(self.protocol, split)) for split in ("train", "val", "test")},
-            "pretrained": self.weights if self.weights in ("imagenet", "none") else Path(self.weights).name,
-            "teacher": read_info(self.teacher)["weights_sha256"] if self.teacher else None,
-            "config": dataclasses.asdict(self.config) | {"augmentation": dataclasses.asdict(self.augmentation)},
-        }
-
-
 def fit(plan: Plan, folder: Path, fabric: Fabric) -> None:
     """Fine-tune and write the run folder.
 
@@ -196,8 +140,10 @@ def fit(plan: Plan, folder: Path, fabric: Fabric) -> None:
     from .batch_norm import synchronise
     from .checkpoint import Checkpoint
     from .distillation import Teacher
+    from .loop import Learner, train_epoch, training_data, validate
     from .pretrained import build_network
     from .run_folder import write_run
+    from .sampling import draw_epoch
 
     index, config, info = plan.index, plan.config, plan.describe()
     torch.manual_seed(config.seed)
@@ -205,7 +151,7 @@ def fit(plan: Plan, folder: Path, fabric: Fabric) -> None:
     if fabric.world_size > 1:
         synchronise(network, fabric.device)
     network = network.to(memory_format=torch.channels_last)
-    data = _training_data(plan)
+    data = training_data(plan)
     val_rows = index.select(plan.protocol, "val")
     steps = len(data.rows) // config.batch
     if steps < 1:
@@ -217,6 +163,7 @@ def fit(plan: Plan, folder: Path, fabric: Fabric) -> None:
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True).to(fabric.device)
     best = AveragedModel(network).to(fabric.device)
     module, optimizer = fabric.setup(network, optimizer)
+    learner = Learner(fabric, network, module, average, optimizer, teacher)
     kept: dict[str, torch.nn.Module] = {"network": network, "average": average, "best": best}
     checkpoint = Checkpoint(folder / "checkpoint", json.dumps(info | {"index": None}, sort_keys=True))
     history = checkpoint.load(kept, optimizer)
@@ -226,12 +173,13 @@ def fit(plan: Plan, folder: Path, fabric: Fabric) -> None:
     while len(history) < config.epochs and not _patience_is_over(history, config.patience):
         epoch = len(history)
         started = time.perf_counter()
-        loss = _train_epoch(fabric, module, network, average, optimizer, teacher, data, plan, epoch, steps)
+        batches = draw_epoch(data.targets, data.sources, config, epoch, steps)
+        loss = train_epoch(learner, data, plan, epoch, batches)
         seconds = time.perf_counter() - started
         row = {
             "epoch": epoch + 1,
             "train_loss": loss,
-            **_validate(fabric, average.module, index, data.pixels, val_rows),
+            **validate(fabric, average.module, index, data.pixels, val_rows),
             "lr": optimizer.param_groups[0]["lr"],
             "px": config.px(epoch, plan.preprocess.input_px),
             "seconds": seconds,
@@ -266,134 +214,6 @@ def _best_epoch(history: list[dict[str, Any]]) -> int:
 
 def _patience_is_over(history: list[dict[str, Any]], patience: int) -> bool:
     return bool(history) and len(history) - 1 - _best_epoch(history) >= patience
-
-
-@dataclass(frozen=True)
-class _TrainingData:
-    """The training pictures: what they are, and what is burnt into them.
-
-    Attributes:
-        index: all pictures.
-        pixels: (all, H, W, 3) uint8.
-        masks: (all, H, W) bool, true on the cell; None where no augmentation asks for it.
-        rows: numbers of the training pictures.
-    """
-
-    index: Index
-    pixels: Pixels
-    masks: np.ndarray | None
-    rows: np.ndarray
-
-
-def _training_data(plan: Plan) -> _TrainingData:
-    from .pixels import load_cell_masks, load_pixels
-
-    with_masks = plan.augmentation.background > 0 and plan.index.task.kind == "cell"
-    return _TrainingData(
-        plan.index,
-        load_pixels(plan.index, plan.preprocess),
-        load_cell_masks(plan.index, plan.preprocess) if with_masks else None,
-        np.array(plan.index.select(plan.protocol, "train")),
-    )
-
-
-def _inputs(data: _TrainingData, numbers: np.ndarray, strength: Augmentation, px: int, chance: Chance) -> torch.Tensor:
-    """Fetch and augment the pictures `numbers`: (N, px, px, 3) float32, 0..255, on the device of `chance`."""
-    import torch
-
-    from .augment import augment, blank_burnt_in, recompress, replace_background
-    from .sources import SOURCES
-
-    marks = [SOURCES[data.index.rows[i].source].burnt_in for i in numbers]
-    blank = (chance() < strength.blank).tolist()
-    batch = data.pixels[numbers]
-    batch = blank_burnt_in(batch, [mark if on else None for mark, on in zip(marks, blank, strict=True)])
-    pixels = torch.from_numpy(recompress(batch, strength.jpeg, chance)).to(chance.device)
-    if data.masks is not None:
-        donors = data.rows[(chance() * len(data.rows)).long().cpu().numpy()]
-        masks, donor_masks = (torch.from_numpy(data.masks[i]).to(chance.device) for i in (numbers, donors))
-        donated = torch.from_numpy(data.pixels[donors]).to(chance.device)
-        pixels = replace_background(pixels, masks, donated, donor_masks, chance() < strength.background)
-    return augment(pixels, px, strength, chance)
-
-
-def _train_epoch(
-    fabric: Fabric,
-    module: Any,
-    network: SelfExplaining,
-    average: Any,
-    optimizer: torch.optim.Optimizer,
-    teacher: Teacher | None,
-    data: _TrainingData,
-    plan: Plan,
-    epoch: int,
-    steps: int,
-) -> float:
-    """Run one epoch; return the mean training loss over all processes."""
-    import torch
-    from tqdm import tqdm
-
-    from .augment import Chance
-    from .distillation import fitting_loss
-    from .sampling import draw_epoch
-
-    config = plan.config
-    network.features.requires_grad_(epoch >= config.head_epochs)
-    module.train()
-    px = config.px(epoch, plan.preprocess.input_px)
-    share = config.batch // fabric.world_size
-    mine = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
-    targets = data.index.targets(data.rows.tolist())
-    names = sorted({row.source for row in data.index.rows})
-    sources = np.array([names.index(data.index.rows[i].source) for i in data.rows])
-    total = torch.zeros((), device=fabric.device)
-    bar = tqdm(
-        total=steps, desc=f"epoch {epoch + 1}/{config.epochs} at {px} px", unit="step", leave=False, disable=None
-    )
-    for step, positions in enumerate(draw_epoch(targets, sources, config, epoch, steps)):
-        positions = positions[mine]
-        chance = Chance((config.seed, epoch, step), config.batch, mine, fabric.device)
-        inputs = _inputs(data, data.rows[positions], plan.augmentation, px, chance)
-        wanted = torch.from_numpy(targets[positions]).to(fabric.device)
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate(epoch + step / steps)
-        logits, _ = module(inputs)
-        with fabric.autocast():
-            taught = teacher(inputs) if teacher else None
-        loss = fitting_loss(logits, wanted, taught, config)
-        fabric.backward(loss)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        average.update_parameters(network)
-        total += loss.detach()
-        bar.update()
-    bar.close()
-    mean = float(fabric.all_reduce(total / steps, reduce_op="mean"))
-    if not math.isfinite(mean):
-        raise DataError(f"training diverged in epoch {epoch + 1}", got=f"loss {mean}", todo="lower --lr")
-    return mean
-
-
-def _validate(
-    fabric: Fabric, network: SelfExplaining, index: Index, pixels: Pixels, rows: list[int]
-) -> dict[str, float]:
-    """Measure loss and macro-F1 of the averaged weights on the validation split, at full size."""
-    import torch
-    from sklearn.metrics import f1_score
-    from torch.nn.functional import cross_entropy
-
-    network.eval()
-    targets = index.targets(rows)
-    outputs = []
-    with torch.inference_mode(), fabric.autocast():
-        for start in range(0, len(rows), 64):
-            batch = torch.from_numpy(pixels[rows[start : start + 64]]).to(fabric.device)
-            outputs.append(network(batch)[0].float().cpu())
-    logits = torch.cat(outputs)
-    return {
-        "val_loss": float(cross_entropy(logits, torch.from_numpy(targets))),
-        "val_macro_f1": float(f1_score(targets, logits.argmax(1).numpy(), average="macro")),
-    }
 
 
 def _versions() -> dict[str, str]:

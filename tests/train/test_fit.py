@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from train import fit as fit_module
+from train import loop
 from train.cli import main
 from train.errors import DataError
 from train.run_folder import read_run
@@ -152,7 +152,7 @@ def test_patience_ends_a_run_and_the_best_epoch_is_kept(
         kept.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         return {"val_loss": next(losses), "val_macro_f1": next(scores)}
 
-    monkeypatch.setattr(fit_module, "_validate", validate)
+    monkeypatch.setattr(loop, "validate", validate)
     out = tmp_path / "run"
     options = [*SHORT[2:], "--backbone", "custom", "--epochs", "9", "--patience", "3", "--px", "64"]
     assert main(["fit", str(small_index), *options, "--out", str(out)]) == 0

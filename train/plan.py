@@ -1,0 +1,70 @@
+"""Plan: what one training is - data, network, weights, augmentation, schedule - in one immutable record.
+
+Its description is the identity of a run: a checkpoint of another plan is refused, and ``run.json`` repeats it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.preprocess import Preprocess
+
+from .index import Index
+from .schedule import FitConfig
+
+if TYPE_CHECKING:
+    from .augment import Augmentation
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be trained.
+
+    Attributes:
+        index: with splits.
+        protocol: whose splits.
+        backbone: row of `train.backbones.BACKBONES`.
+        weights: "imagenet", "none" or a file.
+        scaling: of a weights file, see `train.pretrained.load_weights`.
+        preprocess: how pictures become pixels.
+        augmentation: strengths.
+        teacher: run folder of a bigger network, or None.
+        config: schedule.
+    """
+
+    index: Index
+    protocol: str
+    backbone: str
+    weights: str
+    scaling: str
+    preprocess: Preprocess
+    augmentation: Augmentation
+    teacher: Path | None
+    config: FitConfig
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ``run.json`` says of it; with the code's versions left out, the identity of the run."""
+        from .run_folder import read_info
+
+        index, task = self.index, self.index.task
+        return {
+            "format": "leukoscope-run",
+            "version": 1,
+            "task": task.name,
+            "labels": list(task.labels),
+            "backbone": self.backbone,
+            "input_px": self.preprocess.input_px,
+            "protocol": self.protocol,
+            "seed": self.config.seed,
+            "split_seed": index.info.get("split_seed"),
+            "index": str(index.folder),
+            "data_sha256": index.sha256,
+            "sources": sorted({row.source for row in index.rows}),
+            "pictures": {split: len(index.select(self.protocol, split)) for split in ("train", "val", "test")},
+            "pretrained": self.weights if self.weights in ("imagenet", "none") else Path(self.weights).name,
+            "teacher": read_info(self.teacher)["weights_sha256"] if self.teacher else None,
+            "config": dataclasses.asdict(self.config) | {"augmentation": dataclasses.asdict(self.augmentation)},
+        }
