@@ -99,24 +99,30 @@ def _say(text: str) -> None:
 
 
 def index_of(run: Run, folder: Path | None = None) -> Index:
+    """Read the index a run was trained on; see `index_of_info`."""
+    return index_of_info(run.folder, run.info, folder)
+
+
+def index_of_info(run_folder: Path, info: dict[str, Any], folder: Path | None = None) -> Index:
     """Read the index a run was trained on.
 
     Args:
-        run: whose.
-        folder: where it lies now; None: where `fit` found it.
+        run_folder: whose.
+        info: its ``run.json``.
+        folder: where the index lies now; None: where `fit` found it.
 
     Raises:
         DataError: it is not there, or it is another one: under other splits, test pictures may have been trained on.
     """
-    folder = folder or Path(run.info["index"])
+    folder = folder or Path(info["index"])
     if not (folder / "index.json").is_file():
-        raise DataError(f"{run.folder}: its index is not at {folder}", todo="say where it lies with --index FOLDER")
+        raise DataError(f"{run_folder}: its index is not at {folder}", todo="say where it lies with --index FOLDER")
     index = read_index(folder)
-    if index.task.name != run.task.name or index.sha256 != run.info["data_sha256"]:
+    if index.task.name != info["task"] or index.sha256 != info["data_sha256"]:
         raise DataError(
-            f"{folder}: not the index that {run.folder} was trained on; its test split may hold training pictures",
+            f"{folder}: not the index that {run_folder} was trained on; its test split may hold training pictures",
             got=f"{index.task.name}, sha256 {index.sha256[:12]}",
-            expected=f"{run.task.name}, sha256 {run.info['data_sha256'][:12]}",
+            expected=f"{info['task']}, sha256 {info['data_sha256'][:12]}",
             todo=f"give that index with --index FOLDER, or train again: python -m train fit {folder} --out RUN",
         )
     return index
@@ -187,7 +193,7 @@ def evaluate_run(
         ``per_group`` of the test split, see `train.per_group`.
     """
     from .pixels import load_pixels
-    from .plots import confusion_picture, reliability_picture
+    from .plots import confusion_picture, reliability_picture, write_png
 
     pixels, protocol, labels = load_pixels(index, run.preprocess), run.protocol, run.task.labels
     network = run.network.to(best_device())
@@ -225,9 +231,11 @@ def evaluate_run(
             test_logits.argmax(1), index.targets(test), [index.rows[i].group for i in test], labels, SEED, resamples
         ),
     }
-    confusion_picture(metrics["test"]["confusion"], labels, run.folder / "confusion.png")
-    ece = metrics["test"]["ece"]["value"]
-    reliability_picture(metrics["test"]["reliability"], ece, run.folder / "reliability.png")
+    test_metrics = metrics["test"]
+    write_png(confusion_picture(test_metrics["confusion"], labels), run.folder / "confusion.png")
+    write_png(
+        reliability_picture(test_metrics["reliability"], test_metrics["ece"]["value"]), run.folder / "reliability.png"
+    )
     write_info(run.folder, info)
     return info
 

@@ -25,7 +25,7 @@ import numpy as np
 from .controls import class_controls, control_features
 from .errors import DataError
 from .evaluate import SEED, best_device, index_of, measure, network_outputs, require_evaluated
-from .groups import near_duplicate_pairs
+from .groups import CLUSTER, near_duplicate_pairs
 from .index import SPLITS, Index, read_index
 from .metrics import evaluate_predictions
 from .per_group import per_group
@@ -69,8 +69,9 @@ def evaluate_external(
         ``index``, ``data_sha256`` and ``split`` of the external set; ``n``; ``sources``: name -> ``pictures``,
         ``groups`` and ``trained_on``, whether the run was trained on other pictures of that source;
         ``shared_classes``; ``absent_classes``: known to the network, not in the set, but competing;
-        ``classes_left_out``: label -> pictures that the network has no class for; ``near_duplicates``: pictures that
-        resemble one of the run's train or val split; then as `train.evaluate.measure`, over all of the network's
+        ``classes_left_out``: label -> pictures that the network has no class for; ``known``: how many pictures are
+        ``near_duplicates`` of one of the run's train or val split, and of how many the patient is there
+        (``patients``); then as `train.evaluate.measure`, over all of the network's
         classes; ``restricted``: as `train.metrics.evaluate_predictions`, over the shared classes only; ``controls``:
         see `train.controls.class_controls`, fitted on the run's train split; ``per_group``, see `train.per_group`.
 
@@ -90,7 +91,7 @@ def evaluate_external(
             got=", ".join(shared) or "none",
             expected=f"at least two of {', '.join(labels)}",
         )
-    near_duplicates = _compare_with_training(run, index, other, numbers)
+    known = _compare_with_training(run, index, other, numbers)
     view = dataclasses.replace(other, task=run.task)  # the same pictures, asked the run's question
     network = run.network.to(best_device())
     logits, _ = network_outputs(network, load_pixels(other, run.preprocess), numbers, progress="external")
@@ -110,7 +111,7 @@ def evaluate_external(
         "shared_classes": shared,
         "absent_classes": [label for label in labels if label not in shared],
         "classes_left_out": dict(Counter(other.rows[i].label for i in asked if other.rows[i].label not in labels)),
-        "near_duplicates": near_duplicates,
+        "known": known,
         **measure(logits, view, numbers, temperature, points, resamples),
         "restricted": evaluate_predictions(
             logits[:, columns], restricted, shared, temperature, groups, SEED, resamples
@@ -131,22 +132,29 @@ def evaluate_external(
     return found
 
 
-def _compare_with_training(run: Run, index: Index, other: Index, numbers: Sequence[int]) -> int:
-    """Refuse pictures that the run has seen; return how many others are near duplicates of such.
+def _compare_with_training(run: Run, index: Index, other: Index, numbers: Sequence[int]) -> dict[str, int]:
+    """Refuse pictures that the run has seen; count near duplicates of such, and other pictures of their patients.
 
     The validation split counts as seen: the epoch, the temperature and the thresholds were chosen on it.
     """
     seen = [row for row in index.rows if getattr(row, run.protocol) in ("train", "val")]
+    asked = [other.rows[i] for i in numbers]
     files = {row.sha256 for row in seen}
-    again = [other.rows[i].path for i in numbers if other.rows[i].sha256 in files]
+    again = [row.path for row in asked if row.sha256 in files]
     if again:
         raise DataError(
             f"{other.folder}: not external: {run.folder} was trained or tuned on pictures of it",
-            got=f"{len(again)} of {len(numbers)} pictures, first {again[0]}",
+            got=f"{len(again)} of {len(asked)} pictures, first {again[0]}",
             todo="give an index of other pictures, or one that was kept out with --split",
         )
-    first, second = near_duplicate_pairs([row.phash for row in seen] + [other.rows[i].phash for i in numbers])
-    return len(set(second[(first < len(seen)) & (second >= len(seen))].tolist()))
+    first, second = near_duplicate_pairs([row.phash for row in (*seen, *asked)])
+    patients = {
+        row.group for row in seen if f":{CLUSTER}" not in row.group
+    }  # a cluster's number means nothing elsewhere
+    return {
+        "near_duplicates": len(set(second[(first < len(seen)) & (second >= len(seen))].tolist())),
+        "patients": sum(row.group in patients for row in asked),
+    }
 
 
 def _sources(index: Index, other: Index, numbers: Sequence[int]) -> dict[str, Any]:
