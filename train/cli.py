@@ -21,6 +21,10 @@ EXAMPLES = """examples:
   python -m train index --describe work/all-subtypes
   python -m train fit work/all-subtypes --protocol grouped --weights imagenet --out work/run
   python -m train evaluate work/run
+  python -m train audit work/run
+  python -m train external work/run work/another-laboratory
+  python -m train report work/run --out report.html
+  python -m train compare work/run work/run-2 --out work/compare
   python -m train render --task blood-cells --per-class 40 --out work/rendered
 """
 

@@ -152,7 +152,7 @@ def interval_picture(names: Sequence[str], series: Sequence[Series], title: str,
     axes.set(xlabel=title, ylim=(len(names) - 0.4, -0.6))
     axes.grid(axis="x", alpha=0.3)
     if any(one.name for one in series):
-        axes.legend(loc="best", fontsize=8)
+        figure.legend(loc="outside upper center", ncols=len(series), fontsize=8)
     return figure
 
 

@@ -115,9 +115,10 @@ def test_table_and_picture_of_one_line() -> None:
     how = {"engine": "PyTorch", "batch": 1, "threads": 1, "rounds": 3, "relative_to": "custom"}
     assert "| 2.23 | 0.30 | - | 14.2 | 1.00 |" in to_markdown(lines, how)
     assert len(list(csv.DictReader(io.StringIO(to_csv(lines))))) == 1
-    (axes,) = picture(lines).axes
+    figure = picture(lines)
+    (axes,) = figure.axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["all-subtypes, Custom CNN, 12 epochs, 64 px"]
-    legend = {text.get_text() for text in axes.get_legend().get_texts()}
+    legend = {text.get_text() for text in figure.legends[0].get_texts()}
     assert {"grouped: network", "grouped: best control"} <= legend
 
 
