@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from .metrics import evaluate_labels, paired_difference
 from .resampling import RESAMPLES
 from .run_folder import Run, read_run, write_info
 from .tables import audit_report
-from .treatments import TREATMENTS, Block, Masks, Treatment
+from .treatments import TREATMENTS, Block, Masks
 
 _BLOCK = 64  # pictures held in memory at a time, changed and unchanged
 
@@ -83,26 +84,28 @@ def audit_run(run: Run, index: Index, resamples: int = RESAMPLES) -> dict[str, A
     masks = find_cells(pixels, test)
     donors = choose_donors(index, test, masks)
     field_rgb = background_colour(pixels, test, masks)
-    network = run.network.to(best_device())
+    network, judge = run.network.to(best_device()), _Judge(run, index, test, resamples)
     reference, _ = network_outputs(network, pixels, test, progress="as it is")
     rows, without_effect = [], []
     for treatment in tqdm(TREATMENTS, desc="audit", unit="treatment", leave=False, disable=None):
-        changed, logits = 0, []
+        changed, outputs = 0, []
         for block in _blocks(index, pixels, test, masks, donors, field_rgb):
             treated = treatment.change(block)
             changed += int((treated != block.pixels).any((1, 2, 3)).sum())
-            logits.append(network_outputs(network, treated, range(len(treated)), progress=None)[0])
-        if changed:
-            rows.append(_row(treatment, changed, np.concatenate(logits), reference, run, index, test, resamples))
-        else:
+            outputs.append(network_outputs(network, treated, range(len(treated)), progress=None)[0])
+        if not changed:
             without_effect.append(treatment.name)
-    as_is = _judge(reference, run, index, test, resamples)
+            continue
+        logits = np.concatenate(outputs)
+        said = {"name": treatment.name, "expected": treatment.expected, "text": treatment.text, "changed": changed}
+        rows.append(said | judge(logits) | judge.difference(reference, logits))
+    as_is = judge(reference)
     worst = min((row for row in rows if row["expected"] == "holds"), key=lambda row: row["macro_f1"]["value"])
     (majority,) = (row for row in run.info["metrics"]["controls"] if row["name"] == "majority")
     found = {
         "protocol": describe_protocol(index, run.protocol),
         "n": len(test),
-        "interval": as_is.pop("interval"),
+        "interval": judge.interval(reference),
         "cells_found": int(masks.any((1, 2)).sum()),
         "field_rgb": field_rgb.tolist(),
         "chance_macro_f1": majority["macro_f1"]["value"],
@@ -189,32 +192,45 @@ def _blocks(
         )
 
 
-def _row(
-    treatment: Treatment,
-    changed: int,
-    logits: Logits,
-    reference: Logits,
-    run: Run,
-    index: Index,
-    test: Sequence[int],
-    resamples: int,
-) -> dict[str, Any]:
-    groups = [index.rows[i].group for i in test]
-    paired = paired_difference(reference, logits, index.targets(test), groups, run.task.labels, SEED, resamples)
-    judged = _judge(logits, run, index, test, resamples)
-    del judged["interval"]  # the same for every row
-    return {
-        "name": treatment.name,
-        "expected": treatment.expected,
-        "text": treatment.text,
-        "changed": changed,
-        **judged,
-        "macro_f1_difference_pp": paired["macro_f1_difference_pp"],
-    }
+@dataclass(frozen=True)
+class _Judge:
+    """Measures answers to the test pictures of a run, always in the same way.
 
+    Attributes:
+        run: whose temperature and thresholds.
+        index: whose pictures.
+        test: rows of the index.
+        resamples: of every interval.
+    """
 
-def _judge(logits: Logits, run: Run, index: Index, test: Sequence[int], resamples: int) -> dict[str, Any]:
-    targets, groups = index.targets(test), [index.rows[i].group for i in test]
-    found = evaluate_labels(logits.argmax(1), targets, len(run.task.labels), groups, SEED, resamples)
-    points = measure_points(logits, index, test, run.info["temperature"], run.info["operating_points"], resamples)
-    return {key: found[key] for key in ("interval", "macro_f1", "balanced_accuracy")} | {"operating_points": points}
+    run: Run
+    index: Index
+    test: Sequence[int]
+    resamples: int
+
+    def __call__(self, logits: Logits) -> dict[str, Any]:
+        """Return ``macro_f1``, ``balanced_accuracy`` and ``operating_points``."""
+        found, info = self._labels(logits), self.run.info
+        points = measure_points(
+            logits, self.index, self.test, info["temperature"], info["operating_points"], self.resamples
+        )
+        return {key: found[key] for key in ("macro_f1", "balanced_accuracy")} | {"operating_points": points}
+
+    def difference(self, reference: Logits, logits: Logits) -> dict[str, Any]:
+        """Return ``macro_f1_difference_pp`` against `reference`, paired picture by picture."""
+        labels, targets = self.run.task.labels, self.index.targets(self.test)
+        paired = paired_difference(reference, logits, targets, self._groups, labels, SEED, self.resamples)
+        return {"macro_f1_difference_pp": paired["macro_f1_difference_pp"]}
+
+    def interval(self, logits: Logits) -> dict[str, Any]:
+        """Say how the intervals are made."""
+        how: dict[str, Any] = self._labels(logits)["interval"]
+        return how
+
+    def _labels(self, logits: Logits) -> dict[str, Any]:
+        targets, classes = self.index.targets(self.test), len(self.run.task.labels)
+        return evaluate_labels(logits.argmax(1), targets, classes, self._groups, SEED, self.resamples)
+
+    @property
+    def _groups(self) -> list[str]:
+        return [self.index.rows[i].group for i in self.test]

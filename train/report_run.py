@@ -10,6 +10,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from .cautions import cautions
 from .errors import DataError
 from .page import Block, Commands, Picture, Section, Table, Text
 from .plots import Series, confusion_picture, interval_picture, learning_curves, reliability_picture, to_svg
@@ -17,7 +18,6 @@ from .reproduce import augmentation_name, commands
 from .tables import (
     HEADLINES,
     audit_rows,
-    best_control,
     class_rows,
     external_notes,
     external_rows,
@@ -26,9 +26,6 @@ from .tables import (
 
 WORST_GROUPS = 10
 """Rows of the table of groups; the picture shows twice as many."""
-
-FEW_GROUPS = 3
-"""A class on fewer groups than this says little about new patients."""
 
 
 def run_sections(folder: Path, info: dict[str, Any], card: dict[str, Any], name: str) -> list[Section]:
@@ -64,51 +61,6 @@ def scope_text(protocol: str, split: str, found: dict[str, Any]) -> str:
         f"{protocol} protocol, {split}, {found['n']} pictures in {how['units']} {how['unit']}s; {how['level']:.0%} "
         f"{how['method']} over {how['unit']}s, {how['resamples']} resamples, seed {how['seed']}"
     )
-
-
-def cautions(info: dict[str, Any], card: dict[str, Any]) -> list[str]:
-    """Say what weakens a run's figures, by rules that look at the figures only.
-
-    Args:
-        info: ``run.json`` with ``metrics``.
-        card: data card of its index.
-    """
-    metrics = info["metrics"]
-    test, control = metrics["test"], best_control(metrics)
-    found = []
-    if info["protocol"] == "stratified":
-        found.append("pictures of one patient or slide are on both sides of this split; a grouped run is stricter")
-    if control["macro_f1"]["value"] >= test["macro_f1"]["low"]:
-        found.append(
-            f"{control['name']} alone reaches macro-F1 {control['macro_f1']['value']:.3f}, within the network's "
-            f"interval {interval_text(test['macro_f1'])}: on this split no skill beyond colour is shown"
-        )
-    for label, row in test["per_class"].items():
-        if 0 < row["groups"] < FEW_GROUPS:
-            found.append(f"{label} rests on {row['groups']} group(s) of the test split")
-    for label, source in card["confounding"]["single_source"].items():
-        if len(card["sources"]) > 1:
-            found.append(f"{label} comes from {source} only: to know the source can be to know the class")
-    if len(card["sources"]) == 1:
-        found.append(f"every picture comes from {next(iter(card['sources']))}: another laboratory was never seen")
-    if audit := info.get("audit"):
-        for row in audit["rows"]:
-            if row["expected"] == "falls" and row["macro_f1"]["low"] > audit["chance_macro_f1"]:
-                found.append(
-                    f"{row['name']}: macro-F1 {interval_text(row['macro_f1'])} is left, where chance gives "
-                    f"{audit['chance_macro_f1']:.3f}: the background says something of the class, or the mask left "
-                    "something of the cell"
-                )
-        worst = audit["worst"]
-        found.append(
-            f"worst case of the audit: {worst['name']} changes macro-F1 by "
-            f"{interval_text(worst['macro_f1_difference_pp'], 1)} percentage points"
-        )
-    else:
-        found.append("not audited for shortcuts")
-    if not info.get("external"):
-        found.append("not tried on pictures of any other laboratory")
-    return found
 
 
 def _facts(folder: Path, info: dict[str, Any]) -> Table:

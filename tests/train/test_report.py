@@ -15,6 +15,7 @@ import pytest
 
 from train.audit import audit_run
 from train.augment import AUGMENTATIONS
+from train.cautions import cautions
 from train.cli import build_parser, main
 from train.errors import DataError
 from train.evaluate import index_of
@@ -22,7 +23,6 @@ from train.external import evaluate_external
 from train.page import Commands, Section, Table, Text, render_page
 from train.plots import Series, interval_picture, to_svg
 from train.report import build_report
-from train.report_run import cautions
 from train.reproduce import augmentation_name, commands
 from train.run_folder import read_info, read_run
 from train.tables import interval_text
