@@ -21,6 +21,10 @@ EXAMPLES = """examples:
   python -m train index --describe work/all-subtypes
   python -m train fit work/all-subtypes --protocol grouped --weights imagenet --out work/run
   python -m train evaluate work/run
+  python -m train audit work/run
+  python -m train external work/run work/another-laboratory
+  python -m train report work/run --out report.html
+  python -m train compare work/run work/run-2 --out work/compare
   python -m train render --task blood-cells --per-class 40 --out work/rendered
 """
 
@@ -52,11 +56,15 @@ def build_parser() -> argparse.ArgumentParser:
     split.add_argument("--seed", type=int, default=0)
     split.set_defaults(run=_split)
 
-    from . import evaluate, fit, render
+    from . import audit, compare, evaluate, external, fit, render, report
 
     for module, name, text in (
         (fit, "fit", "fine-tune a backbone; resumes where it was stopped"),
         (evaluate, "evaluate", "metrics with intervals, beside their controls"),
+        (external, "external", "what a run is worth on pictures of an index it was not trained on"),
+        (audit, "audit", "what a run rests on: background, stain, colour, sharpness changed one at a time"),
+        (report, "report", "one HTML file with everything that is known of some runs"),
+        (compare, "compare", "several runs in one table and one picture, with what they cost"),
         (render, "render", "render stained smears with known masks"),
     ):
         command = commands.add_parser(name, help=text, description=text)

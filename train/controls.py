@@ -8,7 +8,7 @@ surely the ring gives the source away; and what is left of the network when a bu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,10 @@ class Features:
     colour: npt.NDArray[np.float32]
     ring: npt.NDArray[np.float32]
 
+    def __getitem__(self, numbers: npt.NDArray[Any]) -> Features:
+        """Return those of some pictures."""
+        return Features(self.colour[numbers], self.ring[numbers])
+
 
 def _one_nn() -> Any:
     from sklearn.neighbors import KNeighborsClassifier
@@ -55,17 +59,19 @@ CLASSIFIERS: dict[str, Callable[[], Any]] = {"1-NN": _one_nn, "LDA": _lda}
 """The simplest two: memory, and a straight line. 1-NN gives no graded score, so LDA alone has an AUROC."""
 
 
-def control_features(pixels: Pixels) -> Features:
+def control_features(pixels: Pixels, numbers: Sequence[int] | None = None) -> Features:
     """Compute colour numbers of pictures, whole and ring, with a progress bar.
 
     Args:
         pixels: (N, H, W, 3) uint8.
+        numbers: which of them, in the order of the result; None: all.
     """
     from tqdm import tqdm
 
+    chosen = range(len(pixels)) if numbers is None else numbers
     colour, ring = [], []
-    for start in tqdm(range(0, len(pixels), _BLOCK), desc="colour", unit="block", leave=False, disable=None):
-        block = np.asarray(pixels[start : start + _BLOCK])
+    for start in tqdm(range(0, len(chosen), _BLOCK), desc="colour", unit="block", leave=False, disable=None):
+        block = np.asarray(pixels[list(chosen[start : start + _BLOCK])])
         colour.append(colour_numbers(block))
         ring.append(colour_numbers(block, ring_only=True))
     return Features(np.concatenate(colour), np.concatenate(ring))
@@ -84,42 +90,74 @@ def controls(
         resamples: how many.
 
     Returns:
-        Rows: ``name``; ``asks``, "class" or "source"; ``classes``; ``n``; intervals ``accuracy``,
-        ``balanced_accuracy`` and ``macro_f1``. LDA's class rows also have ``operating_points``: {name, test,
-        per_source} with ``auroc`` intervals.
+        Rows as from `class_controls`; where there are several sources, also rows that ask for the source.
     """
     train, test = (np.array(index.select(protocol, split)) for split in ("train", "test"))
     y = index.targets(range(len(index.rows)))
-    groups = np.array([row.group for row in index.rows])
-    classes = len(index.task.labels)
-
-    def judge(name: str, asks: str, said: Numbers, truth: Numbers, rows: Numbers, k: int) -> dict[str, Any]:
-        found = evaluate_labels(said, truth[rows], k, groups[rows], seed, resamples)
-        return {"name": name, "asks": asks, "classes": k} | found
-
-    majority = np.full(len(test), np.bincount(y[train], minlength=classes).argmax())
-    table = [judge("majority", "class", majority, y, test, classes)]
-    for what, x in (("colour", features.colour), ("background ring", features.ring)):
-        for how, build in CLASSIFIERS.items():
-            model, said = _fit(build, x, y, train, test)
-            row = judge(f"{what}, {how}", "class", said, y, test, classes)
-            if how == "LDA":
-                p = np.zeros((len(test), classes))
-                p[:, model[-1].classes_] = model.predict_proba(x[test])
-                row["operating_points"] = _aurocs(index, p, test, groups, seed, resamples)
-            table.append(row)
-
+    table = class_controls(features[train], y[train], features[test], index, test, seed, resamples)
     sources = sorted({row.source for row in index.rows})
-    if len(sources) > 1:
-        source = np.array([sources.index(row.source) for row in index.rows])
-        shared = _shared_labels(index, sources)
-        for scope, kept in (("", np.ones(len(y), bool)), (", shared classes only", np.isin(y, shared))):
-            for how, build in CLASSIFIERS.items():
-                rows = test[kept[test]]
-                if len(rows) == 0 or len(set(source[train[kept[train]]])) < 2:
-                    continue
-                _, said = _fit(build, features.ring, source, train[kept[train]], rows)
-                table.append(judge(f"source from ring, {how}{scope}", "source", said, source, rows, len(sources)))
+    if len(sources) < 2:
+        return table
+    groups = np.array([row.group for row in index.rows])
+    source = np.array([sources.index(row.source) for row in index.rows])
+    shared = _shared_labels(index, sources)
+    for scope, kept in (("", np.ones(len(y), bool)), (", shared classes only", np.isin(y, shared))):
+        fitted, rows = train[kept[train]], test[kept[test]]
+        if len(rows) == 0 or len(set(source[fitted])) < 2:
+            continue
+        for how, build in CLASSIFIERS.items():
+            said = _fit(build, features.ring[fitted], source[fitted]).predict(_double(features.ring[rows]))
+            found = evaluate_labels(said, source[rows], len(sources), groups[rows], seed, resamples)
+            name = f"source from ring, {how}{scope}"
+            table.append({"name": name, "asks": "source", "classes": len(sources)} | found)
+    return table
+
+
+def class_controls(
+    train: Features,
+    train_targets: Numbers,
+    features: Features,
+    index: Index,
+    numbers: Numbers,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> list[dict[str, Any]]:
+    """Fit what asks for the class on training pictures and judge it on others, of this index or of another one.
+
+    Args:
+        train: features of the training pictures.
+        train_targets: their class numbers.
+        features: of the pictures to judge on.
+        index: whose pictures those are; its task's labels are the classes.
+        numbers: N rows of it.
+        seed: of the intervals' resampling.
+        resamples: how many.
+
+    Returns:
+        Rows: ``name``; ``asks``, "class"; ``classes``; ``n``; intervals ``accuracy``, ``balanced_accuracy`` and
+        ``macro_f1``. LDA's rows also have ``operating_points``: {name, test, per_source} with ``auroc`` intervals.
+    """
+    y, classes = index.targets(numbers.tolist()), len(index.task.labels)
+    groups = np.array([index.rows[i].group for i in numbers])
+
+    def judge(name: str, said: Numbers) -> dict[str, Any]:
+        found = evaluate_labels(said, y, classes, groups, seed, resamples)
+        return {"name": name, "asks": "class", "classes": classes} | found
+
+    majority = np.full(len(y), np.bincount(train_targets, minlength=classes).argmax())
+    table = [judge("majority", majority)]
+    for what, x, other in (
+        ("colour", train.colour, features.colour),
+        ("background ring", train.ring, features.ring),
+    ):
+        for how, build in CLASSIFIERS.items():
+            model = _fit(build, x, train_targets)
+            row = judge(f"{what}, {how}", model.predict(_double(other)))
+            if how == "LDA":
+                p = np.zeros((len(y), classes))
+                p[:, model[-1].classes_] = model.predict_proba(_double(other))
+                row["operating_points"] = _aurocs(index, p, numbers, groups, seed, resamples)
+            table.append(row)
     return table
 
 
@@ -165,39 +203,38 @@ def burnt_in_control(
     )
 
 
-def _fit(
-    build: Callable[[], Any], x: npt.NDArray[np.float32], y: Numbers, train: Numbers, test: Numbers
-) -> tuple[Any, Numbers]:
-    """Fit on standardised features; return the pipeline and what it says of the test rows."""
+def _fit(build: Callable[[], Any], x: npt.NDArray[np.float32], y: Numbers) -> Any:
+    """Fit on standardised features; return the pipeline."""
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(StandardScaler(), build()).fit(x[train].astype(np.float64), y[train])
-    said: Numbers = model.predict(x[test].astype(np.float64))
-    return model, said
+    return make_pipeline(StandardScaler(), build()).fit(_double(x), y)
+
+
+def _double(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    return x.astype(np.float64)
 
 
 def _aurocs(
     index: Index,
     p: npt.NDArray[np.float64],
-    test: Numbers,
+    numbers: Numbers,
     groups: npt.NDArray[Any],
     seed: int,
     resamples: int,
 ) -> list[dict[str, Any]]:
     """AUROC of each operating point's question, over all sources and within each; None where only one side is there."""
-    y, source = index.targets(test.tolist()), np.array([index.rows[i].source for i in test])
+    y, source = index.targets(numbers.tolist()), np.array([index.rows[i].source for i in numbers])
     points = []
     for point in index.task.operating_points:
         positive = [index.task.labels.index(label) for label in point.positive]
 
         def auroc(chosen: npt.NDArray[np.bool_], positive: list[int] = positive) -> dict[str, Any]:
-            own = groups[test][chosen]
-            found = evaluate_operating_point(p[chosen], y[chosen], positive, 0.5, own, seed, resamples)
+            found = evaluate_operating_point(p[chosen], y[chosen], positive, 0.5, groups[chosen], seed, resamples)
             return {key: found[key] for key in ("n", "positives", "auroc")}
 
         per_source = {str(name): auroc(source == name) for name in sorted(set(source))} if len(set(source)) > 1 else {}
-        points.append({"name": point.name, "test": auroc(np.ones(len(test), bool)), "per_source": per_source})
+        points.append({"name": point.name, "test": auroc(np.ones(len(y), bool)), "per_source": per_source})
     return points
 
 

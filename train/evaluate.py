@@ -33,6 +33,7 @@ from .metrics import (
     paired_difference,
     probabilities,
 )
+from .per_group import per_group
 from .resampling import RESAMPLES
 from .run_folder import Run, read_run, write_info
 from .tables import bundle_report, run_report
@@ -98,27 +99,46 @@ def _say(text: str) -> None:
 
 
 def index_of(run: Run, folder: Path | None = None) -> Index:
+    """Read the index a run was trained on; see `index_of_info`."""
+    return index_of_info(run.folder, run.info, folder)
+
+
+def index_of_info(run_folder: Path, info: dict[str, Any], folder: Path | None = None) -> Index:
     """Read the index a run was trained on.
 
     Args:
-        run: whose.
-        folder: where it lies now; None: where `fit` found it.
+        run_folder: whose.
+        info: its ``run.json``.
+        folder: where the index lies now; None: where `fit` found it.
 
     Raises:
         DataError: it is not there, or it is another one: under other splits, test pictures may have been trained on.
     """
-    folder = folder or Path(run.info["index"])
+    folder = folder or Path(info["index"])
     if not (folder / "index.json").is_file():
-        raise DataError(f"{run.folder}: its index is not at {folder}", todo="say where it lies with --index FOLDER")
+        raise DataError(f"{run_folder}: its index is not at {folder}", todo="say where it lies with --index FOLDER")
     index = read_index(folder)
-    if index.task.name != run.task.name or index.sha256 != run.info["data_sha256"]:
+    if index.task.name != info["task"] or index.sha256 != info["data_sha256"]:
         raise DataError(
-            f"{folder}: not the index that {run.folder} was trained on; its test split may hold training pictures",
+            f"{folder}: not the index that {run_folder} was trained on; its test split may hold training pictures",
             got=f"{index.task.name}, sha256 {index.sha256[:12]}",
-            expected=f"{run.task.name}, sha256 {run.info['data_sha256'][:12]}",
+            expected=f"{info['task']}, sha256 {info['data_sha256'][:12]}",
             todo=f"give that index with --index FOLDER, or train again: python -m train fit {folder} --out RUN",
         )
     return index
+
+
+def require_evaluated(run: Run) -> None:
+    """Raise `DataError` unless the run has metrics, a temperature and thresholds."""
+    if "metrics" not in run.info:
+        raise DataError(f"{run.folder}: not evaluated", todo=f"run: python -m train evaluate {run.folder}")
+
+
+def best_device() -> str:
+    """Return "cuda" where there is a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def network_outputs(
@@ -169,15 +189,14 @@ def evaluate_run(
         resamples: of every interval.
 
     Returns:
-        The new ``run.json``: with ``temperature`` and ``operating_points`` as the bundle wants them, and ``metrics``.
+        The new ``run.json``: with ``temperature`` and ``operating_points`` as the bundle wants them, ``metrics``, and
+        ``per_group`` of the test split, see `train.per_group`.
     """
-    import torch
-
     from .pixels import load_pixels
-    from .plots import confusion_picture, reliability_picture
+    from .plots import confusion_picture, reliability_picture, write_png
 
     pixels, protocol, labels = load_pixels(index, run.preprocess), run.protocol, run.task.labels
-    network = run.network.to("cuda" if torch.cuda.is_available() else "cpu")
+    network = run.network.to(best_device())
     val, test = index.select(protocol, "val"), index.select(protocol, "test")
     val_logits, _ = network_outputs(network, pixels, val, progress="validation")
     test_logits, _ = network_outputs(network, pixels, test, progress="test")
@@ -204,10 +223,19 @@ def evaluate_run(
         resamples,
     )
     metrics["controls"] += [covered] if covered else []
-    info = run.info | {"temperature": temperature, "operating_points": points, "metrics": metrics}
-    confusion_picture(metrics["test"]["confusion"], labels, run.folder / "confusion.png")
-    ece = metrics["test"]["ece"]["value"]
-    reliability_picture(metrics["test"]["reliability"], ece, run.folder / "reliability.png")
+    info = run.info | {
+        "temperature": temperature,
+        "operating_points": points,
+        "metrics": metrics,
+        "per_group": per_group(
+            test_logits.argmax(1), index.targets(test), [index.rows[i].group for i in test], labels, SEED, resamples
+        ),
+    }
+    test_metrics = metrics["test"]
+    write_png(confusion_picture(test_metrics["confusion"], labels), run.folder / "confusion.png")
+    write_png(
+        reliability_picture(test_metrics["reliability"], test_metrics["ece"]["value"]), run.folder / "reliability.png"
+    )
     write_info(run.folder, info)
     return info
 
@@ -249,12 +277,29 @@ def measure(
     """
     labels, targets = index.task.labels, index.targets(numbers)
     groups = np.array([index.rows[i].group for i in numbers])
-    source = np.array([index.rows[i].source for i in numbers])
-    p = probabilities(logits, temperature)
-    names = sorted(set(source)) if len(set(source)) > 1 else []
 
     def predictions(rows: npt.NDArray[np.bool_]) -> dict[str, Any]:
         return evaluate_predictions(logits[rows], targets[rows], labels, temperature, groups[rows], SEED, resamples)
+
+    return {
+        "test": predictions(np.ones(len(targets), dtype=bool)),
+        "per_source": {name: predictions(rows) for name, rows in _by_source(index, numbers).items()},
+        "operating_points": measure_points(logits, index, numbers, temperature, points, resamples),
+    }
+
+
+def measure_points(
+    logits: Logits,
+    index: Index,
+    numbers: Sequence[int],
+    temperature: float,
+    points: Sequence[dict[str, Any]],
+    resamples: int = RESAMPLES,
+) -> list[dict[str, Any]]:
+    """Measure operating points on a split, over all sources and within each; see `measure`."""
+    labels, targets = index.task.labels, index.targets(numbers)
+    groups = np.array([index.rows[i].group for i in numbers])
+    p = probabilities(logits, temperature)
 
     def answers(point: dict[str, Any], rows: npt.NDArray[np.bool_]) -> dict[str, Any]:
         positive = [labels.index(k) for k in point["positive"]]
@@ -262,17 +307,19 @@ def measure(
             p[rows], targets[rows], positive, point["threshold"], groups[rows], SEED, resamples
         )
 
-    everything = np.ones(len(targets), dtype=bool)
-    return {
-        "test": predictions(everything),
-        "per_source": {str(name): predictions(source == name) for name in names},
-        "operating_points": [
-            {key: point[key] for key in ("name", "positive", "threshold")}
-            | {"test": answers(point, everything)}
-            | {"per_source": {str(name): answers(point, source == name) for name in names}}
-            for point in points
-        ],
-    }
+    return [
+        {key: point[key] for key in ("name", "positive", "threshold")}
+        | {"test": answers(point, np.ones(len(targets), dtype=bool))}
+        | {"per_source": {name: answers(point, rows) for name, rows in _by_source(index, numbers).items()}}
+        for point in points
+    ]
+
+
+def _by_source(index: Index, numbers: Sequence[int]) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return which of the pictures are each source's; empty where there is one source."""
+    source = np.array([index.rows[i].source for i in numbers])
+    names = sorted(set(source.tolist()))
+    return {name: source == name for name in names} if len(names) > 1 else {}
 
 
 def evaluate_bundle(
@@ -299,8 +346,7 @@ def evaluate_bundle(
 
     from .pixels import load_pixels
 
-    if "metrics" not in run.info:
-        raise DataError(f"{run.folder}: not evaluated", todo=f"run: python -m train evaluate {run.folder}")
+    require_evaluated(run)
     classifier = Classifier.open(bundle, engine)
     manifest = classifier.bundle.manifest
     found = {"labels": manifest.task.labels, "weights_sha256": manifest.raw["training"]["weights_sha256"]}

@@ -223,9 +223,9 @@ def _versions() -> dict[str, str]:
 
 
 def _write_curves(folder: Path, history: list[dict[str, Any]]) -> None:
-    from .plots import learning_curves
+    from .plots import learning_curves, write_png
 
     columns = list(history[0])
     lines = [",".join(columns)] + [",".join(str(row[column]) for column in columns) for row in history]
     write_text(folder / "curves.csv", "\n".join(lines) + "\n")
-    learning_curves(history, folder / "curves.png")
+    write_png(learning_curves(history), folder / "curves.png")
