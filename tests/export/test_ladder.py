@@ -177,7 +177,7 @@ def test_wrong_scale_of_an_output_is_caught(run: Run) -> None:
         return write_graph(graph)
 
     export = export_run(run, INT8, images=IMAGES, stages=_quantized_with(cut_off))
-    assert ("fp32 -> INT8", "probability difference, 95th percentile") in _failed(export)
+    assert ("fp32 -> INT8", "probability difference, median") in _failed(export)
 
 
 def test_run_that_is_not_evaluated_is_refused(run: Run) -> None:
