@@ -134,6 +134,9 @@ def test_numbers_are_those_of_the_network_on_the_test_files(evaluated: Path, ind
     right = logits["test"].argmax(1) == index.targets(test)
     assert info["metrics"]["test"]["accuracy"]["value"] == pytest.approx(right.mean())
     assert sum(map(sum, info["metrics"]["test"]["confusion"])) == 12
+    by_group = info["per_group"]["rows"]
+    assert sum(row["right"] for row in by_group) == right.sum() and sum(row["n"] for row in by_group) == 12
+    assert {row["group"] for row in by_group} == {index.rows[i].group for i in test}
     assert info["temperature"] == pytest.approx(fit_temperature(logits["val"], index.targets(val)), rel=1e-3)
     assert abs(np.log(info["temperature"])) > 0.1
     (point,) = info["operating_points"]
