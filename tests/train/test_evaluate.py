@@ -16,11 +16,12 @@ from PIL import Image
 
 from edge_runtime.errors import UsageError
 from train import evaluate
+from train.backbones import BACKBONES
 from train.errors import DataError
 from train.evaluate import evaluate_bundle, index_of, measure, network_outputs
 from train.index import Index, Row, build_index, read_index, write_index
 from train.metrics import fit_temperature, positive_scores, probabilities
-from train.network import BACKBONES, SelfExplaining
+from train.network import SelfExplaining
 from train.pixels import load_pixels
 from train.run_folder import Run, read_info, read_run, write_info, write_run
 from train.tables import bundle_report, run_report
