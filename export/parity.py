@@ -67,6 +67,7 @@ GATES: dict[str, Gate] = {
         ("macro_f1", "macro-F1 drop, pp", "<=", 0.5),
         ("recall", "largest class recall drop, pp", "<=", 1.0),
         ("int8_top1", "top-1 agreement", ">=", 0.98),
+        ("probability", "probability difference, 95th percentile", "<=", 0.05),
         ("spearman", "heatmap Spearman, median", ">=", 0.98),
         ("peak", "heat kept at the peak, 5th percentile", ">=", 0.90),
     )
@@ -266,12 +267,15 @@ def compare_quantized(
         clusters: (N,) groups, resampled as wholes for the intervals.
         labels: K names.
     """
+    from scipy.special import softmax
+
     rows = [finite_row(step, candidate)]
     if not (rows[0].passed and reference.whole):
         return rows
     paired = paired_difference(reference.logits, candidate.logits, targets, clusters, labels)
     change = paired["macro_f1_difference_pp"]
     agreement = paired["top1_agreement"]
+    moved = np.abs(softmax(candidate.logits, axis=1) - softmax(reference.logits, axis=1)).max(1)  # (N,)
     rank, kept, same = heatmap_agreement(reference, candidate)
     return [
         *rows,
@@ -284,6 +288,9 @@ def compare_quantized(
         recall_row(step, reference, candidate, targets, labels),
         GATES["int8_top1"].row(
             step, agreement["value"], f"95 % {agreement['low']:.4f} .. {agreement['high']:.4f}, n = {len(targets)}"
+        ),
+        GATES["probability"].row(
+            step, float(np.percentile(moved, 95)), f"largest of a picture's classes; median {np.median(moved):.1e}"
         ),
         GATES["spearman"].row(step, float(np.median(rank)), f"10th percentile {np.percentile(rank, 10):.3f}"),
         GATES["peak"].row(
