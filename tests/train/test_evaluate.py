@@ -17,8 +17,9 @@ from PIL import Image
 from edge_runtime.errors import UsageError
 from train import evaluate
 from train.backbones import BACKBONES
+from train.bundle_evaluation import evaluate_bundle
 from train.errors import DataError
-from train.evaluate import evaluate_bundle, index_of, measure, network_outputs
+from train.evaluate import index_of, measure, network_outputs
 from train.index import Index, Row, build_index, read_index, write_index
 from train.metrics import fit_temperature, positive_scores, probabilities
 from train.network import SelfExplaining
