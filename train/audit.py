@@ -37,7 +37,7 @@ from .metrics import evaluate_labels, paired_difference
 from .resampling import RESAMPLES
 from .run_folder import Run, read_run, write_info
 from .tables import audit_report
-from .treatments import TREATMENTS, Block, Masks
+from .treatments import TREATMENTS, Block, Floats, Masks, optical_density
 
 _BLOCK = 64  # pictures held in memory at a time, changed and unchanged
 
@@ -84,12 +84,13 @@ def audit_run(run: Run, index: Index, resamples: int = RESAMPLES) -> dict[str, A
     masks = find_cells(pixels, test)
     donors = choose_donors(index, test, masks)
     field_rgb = background_colour(pixels, test, masks)
+    stain = stain_of_groups(index, pixels, test)
     network, judge = run.network.to(best_device()), _Judge(run, index, test, resamples)
     reference, _ = network_outputs(network, pixels, test, progress="as it is")
     rows, without_effect = [], []
     for treatment in tqdm(TREATMENTS, desc="audit", unit="treatment", leave=False, disable=None):
         changed, outputs = 0, []
-        for block in _blocks(index, pixels, test, masks, donors, field_rgb):
+        for block in _blocks(index, pixels, test, masks, donors, stain, field_rgb):
             treated = treatment.change(block)
             changed += int((treated != block.pixels).any((1, 2, 3)).sum())
             outputs.append(network_outputs(network, treated, range(len(treated)), progress=None)[0])
@@ -143,6 +144,28 @@ def background_colour(pixels: Pixels, numbers: Sequence[int], masks: Masks) -> n
     return np.median(medians, axis=0).round().astype(np.uint8)
 
 
+def stain_of_groups(index: Index, pixels: Pixels, numbers: Sequence[int]) -> Floats:
+    """Measure how strongly the pictures of each picture's group (patient, or cluster) are stained.
+
+    Args:
+        index: whose pictures.
+        pixels: (all, H, W, 3) uint8.
+        numbers: N rows of the index.
+
+    Returns:
+        (N, 2, 3) float32: mean and standard deviation of each channel's optical density over the pixels of all
+        pictures of the group among `numbers`; the deviation is at least 0.01.
+    """
+    densities = (optical_density(pixels[i]) for i in numbers)
+    moments = np.array([(density.mean((0, 1)), (density**2).mean((0, 1))) for density in densities])  # (N, 2, 3)
+    _, group = np.unique([index.rows[i].group for i in numbers], return_inverse=True)
+    sums = np.zeros((group.max() + 1, 2, 3))
+    np.add.at(sums, group, moments)
+    mean, square = np.moveaxis(sums / np.bincount(group)[:, None, None], 1, 0)
+    spread = np.sqrt(np.maximum(square - mean**2, 1e-4))
+    return np.stack([mean, spread], 1)[group].astype(np.float32)
+
+
 def choose_donors(index: Index, numbers: Sequence[int], masks: Masks, seed: int = SEED) -> npt.NDArray[np.int64]:
     """Choose for every picture one of another class - and of another source, where there are several - at random.
 
@@ -175,6 +198,7 @@ def _blocks(
     numbers: Sequence[int],
     masks: Masks,
     donors: npt.NDArray[np.int64],
+    stain: Floats,
     field_rgb: npt.NDArray[np.uint8],
 ) -> Iterator[Block]:
     from .sources import SOURCES
@@ -187,6 +211,8 @@ def _blocks(
             masks[start : start + _BLOCK],
             np.array(pixels[rows[others]]),
             masks[others],
+            stain[start : start + _BLOCK],
+            stain[others],
             [SOURCES[index.rows[i].source].burnt_in for i in own],
             field_rgb,
         )

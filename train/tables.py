@@ -1,8 +1,8 @@
 """Tables: lay out what an evaluation found, for people.
 
-What comes in are ``run.json`` dicts and what `train.evaluate.evaluate_bundle` found; what goes out is text in which the
-network, or the bundle, stands beside its controls. Nothing is measured, read or printed here; a figure that is not
-defined shows as "-".
+What comes in are ``run.json`` dicts and what the evaluations of bundles, external sets and the audit found; what goes
+out is text, or rows for `train.report`, in which the network stands beside its controls. Nothing is measured, read or
+printed here; a figure that is not defined shows as "-".
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ from .augment import STAINS, Boxes, blank_burnt_in
 Masks = npt.NDArray[np.bool_]
 """(N, H, W) bool, true on white cells."""
 
+Floats = npt.NDArray[np.float32]
+
 MILD, STRONG = 1.2, 1.6
 """Factors on a stain's optical density: two batches of one laboratory; two laboratories."""
 
@@ -48,6 +50,8 @@ class Block:
         masks: (N, H, W) bool, true on the white cells; all false where none was found.
         donors: (N, H, W, 3) uint8, whose backgrounds are taken.
         donor_masks: (N, H, W) bool, true on the donors' white cells.
+        stain: (N, 2, 3) float, mean and spread of the optical density of each picture's group, per channel.
+        donor_stain: (N, 2, 3) float, the same of the donors' groups.
         marks: N boxes of burnt-in marks, or None.
         field_rgb: (3,) uint8, one background colour for all pictures.
     """
@@ -56,6 +60,8 @@ class Block:
     masks: Masks
     donors: Pixels
     donor_masks: Masks
+    stain: Floats
+    donor_stain: Floats
     marks: Boxes
     field_rgb: npt.NDArray[np.uint8]
 
@@ -123,17 +129,27 @@ def _where_found(block: Block, changed: Pixels) -> Pixels:
     return np.where(block.masks.any((1, 2))[:, None, None, None], changed, block.pixels)
 
 
-def _stain(number: int, factor: float) -> Change:
+def optical_density(pixels: Pixels) -> Floats:
+    """Return how strongly each channel is absorbed: (..., 3) float32, -ln(pixel / 255), black as level 1."""
+    density: Floats = -np.log(np.maximum(pixels, 1) / np.float32(255))
+    return density
+
+
+def _from_density(density: Floats) -> Pixels:
+    return _to_pixels(255 * np.exp(-density.clip(0)))
+
+
+def _stain(haematoxylin: float, eosin: float) -> Change:
     stains = np.array(STAINS) / np.linalg.norm(STAINS, axis=0)  # columns
-    scale = np.ones(3)
-    scale[number] = factor
-    mixing = (stains * scale) @ np.linalg.inv(stains)  # of optical densities
+    mixing = (stains * (haematoxylin, eosin, 1)) @ np.linalg.inv(stains)  # of optical densities
+    return lambda block: _from_density(optical_density(block.pixels) @ mixing.T.astype(np.float32))
 
-    def change(block: Block) -> Pixels:
-        density = -np.log(np.maximum(block.pixels, 1) / np.float32(255))
-        return _to_pixels(255 * np.exp(-(density @ mixing.T.astype(np.float32)).clip(0)))
 
-    return change
+def _stain_swapped(block: Block) -> Pixels:
+    """Move colour and contrast; one factor for all channels, as factors of their own would make colours of no stain."""
+    own, other = (stain[:, :, None, None] for stain in (block.stain, block.donor_stain))  # (N, 2, 1, 1, 3)
+    contrast = other[:, 1].mean(-1, keepdims=True) / own[:, 1].mean(-1, keepdims=True)
+    return _from_density((optical_density(block.pixels) - own[:, 0]) * contrast + other[:, 0])
 
 
 def _hue(turn: float) -> Change:
@@ -172,12 +188,24 @@ def _channels(order: Sequence[int]) -> Change:
     return lambda block: np.ascontiguousarray(block.pixels[..., list(order)])
 
 
-def _both_ways(name: str, number: int) -> list[Treatment]:
-    return [
-        Treatment(f"{name} x{factor:.2f}", "holds", f"{name}'s optical density times {factor:.2f}", change)
-        for factor in (MILD, 1 / MILD, STRONG, 1 / STRONG)
-        for change in (_stain(number, factor),)
-    ]
+STAINED = (
+    (MILD, 1.0),
+    (1 / MILD, 1.0),
+    (1.0, MILD),
+    (1.0, 1 / MILD),
+    (STRONG, 1.0),
+    (1 / STRONG, 1.0),
+    (1.0, STRONG),
+    (1.0, 1 / STRONG),
+    (STRONG, 1 / STRONG),
+    (1 / STRONG, STRONG),
+)
+"""Factors on haematoxylin and eosin: each alone, both ways, mild and strong; and strongly against each other."""
+
+
+def _stain_name(haematoxylin: float, eosin: float) -> str:
+    factors = (("haematoxylin", haematoxylin), ("eosin", eosin))
+    return ", ".join(f"{name} x{factor:.2f}" for name, factor in factors if factor != 1)
 
 
 TREATMENTS: tuple[Treatment, ...] = (
@@ -189,8 +217,17 @@ TREATMENTS: tuple[Treatment, ...] = (
         "white cells are filled with their own background",
         lambda block: without_cells(block.pixels, block.masks, block.field_rgb),
     ),
-    *_both_ways("haematoxylin", 0),
-    *_both_ways("eosin", 1),
+    Treatment(
+        "stain swapped",
+        "holds",
+        "optical densities get mean (by channel) and spread (over all) of a group (patient, or cluster) of another "
+        "class instead of their own group's (after Reinhard et al. 2001)",
+        _stain_swapped,
+    ),
+    *(
+        Treatment(_stain_name(*pair), "holds", f"optical density: {_stain_name(*pair)}", _stain(*pair))
+        for pair in STAINED
+    ),
     *(
         Treatment(
             f"hue {360 * turn:+.0f} degrees", "holds", "every colour is turned round the colour circle", _hue(turn)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from train import audit
-from train.audit import audit_run, background_colour, choose_donors, find_cells
+from train.audit import audit_run, background_colour, choose_donors, find_cells, stain_of_groups
 from train.errors import DataError
 from train.index import Index
 from train.pixels import load_pixels
 from train.run_folder import Run, read_info
 from train.tables import audit_report
-from train.treatments import TREATMENTS
+from train.treatments import TREATMENTS, optical_density
 
 from .conftest import READS_BACKGROUND, READS_CELL, TWO
 
@@ -115,6 +115,17 @@ def test_donors_are_of_another_class_and_another_source_where_there_are_two(crop
     donors = choose_donors(index, test, masks)
     assert np.array_equal(donors[label == TWO[0]], np.flatnonzero(label == TWO[0]))
     assert (label[donors[label == TWO[1]]] == TWO[0]).all()
+
+
+def test_stain_is_that_of_the_whole_group(crops: Crops) -> None:
+    index = crops("a")
+    pixels, test = load_pixels(index), index.select("grouped", "test")
+    rows = tuple(dataclasses.replace(row, group="pair") if i in test[:2] else row for i, row in enumerate(index.rows))
+    found = stain_of_groups(dataclasses.replace(index, rows=rows), pixels, test)
+    both = optical_density(pixels[test[:2]]).reshape(-1, 3)
+    assert np.allclose(found[0], [both.mean(0), both.std(0)], atol=1e-4) and np.array_equal(found[0], found[1])
+    third = optical_density(pixels[test[2]]).reshape(-1, 3)
+    assert np.allclose(found[2], [third.mean(0), third.std(0)], atol=1e-4)
 
 
 def test_run_must_be_evaluated(crops: Crops, read_by: ReadBy) -> None:

@@ -17,8 +17,9 @@ from PIL import Image
 from edge_runtime.errors import UsageError
 from train import evaluate
 from train.backbones import BACKBONES
+from train.bundle_evaluation import evaluate_bundle
 from train.errors import DataError
-from train.evaluate import evaluate_bundle, index_of, measure, network_outputs
+from train.evaluate import index_of, measure, network_outputs
 from train.index import Index, Row, build_index, read_index, write_index
 from train.metrics import fit_temperature, positive_scores, probabilities
 from train.network import SelfExplaining
@@ -135,6 +136,9 @@ def test_numbers_are_those_of_the_network_on_the_test_files(evaluated: Path, ind
     right = logits["test"].argmax(1) == index.targets(test)
     assert info["metrics"]["test"]["accuracy"]["value"] == pytest.approx(right.mean())
     assert sum(map(sum, info["metrics"]["test"]["confusion"])) == 12
+    by_group = info["per_group"]["rows"]
+    assert sum(row["right"] for row in by_group) == right.sum() and sum(row["n"] for row in by_group) == 12
+    assert {row["group"] for row in by_group} == {index.rows[i].group for i in test}
     assert info["temperature"] == pytest.approx(fit_temperature(logits["val"], index.targets(val)), rel=1e-3)
     assert abs(np.log(info["temperature"])) > 0.1
     (point,) = info["operating_points"]

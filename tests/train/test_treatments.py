@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from train.augment import STAINS
-from train.treatments import MILD, STRONG, TREATMENTS, Block, blend, without_cells
+from train.treatments import STAINED, TREATMENTS, Block, blend, optical_density, without_cells
 
 NAMES = {treatment.name: treatment for treatment in TREATMENTS}
 PX = 112
@@ -27,11 +29,14 @@ def block() -> Block:
     masks = np.stack([disc(56, 56, 20), disc(56, 56, 28), np.zeros((PX, PX), bool)])
     pixels[masks] = NUCLEUS
     pixels[0][disc(10, 10, 9)] = RED_CELL
+    stain = np.array([[(0.2, 0.3, 0.2), (0.1, 0.2, 0.1)], [(0.4, 0.3, 0.2), (0.2, 0.2, 0.1)]], np.float32)
     return Block(
         pixels,
         masks,
         pixels[[1, 0, 0]],
         masks[[1, 0, 0]],
+        stain[[0, 1, 0]],
+        stain[[1, 0, 0]],
         [(0.8, 0.84, 0.2, 0.16), None, None],
         np.array([222, 221, 220], np.uint8),
     )
@@ -86,24 +91,38 @@ def test_a_picture_that_is_all_cell_becomes_the_common_background() -> None:
     assert (out == (1, 2, 3)).all()
 
 
-@pytest.mark.parametrize(("stain", "column"), [("haematoxylin", 0), ("eosin", 1)])
-@pytest.mark.parametrize("factor", [MILD, 1 / MILD, STRONG, 1 / STRONG])
-def test_stain_scales_the_density_of_one_stain(block: Block, stain: str, column: int, factor: float) -> None:
+@pytest.mark.parametrize("pair", STAINED)
+def test_stain_scales_densities(block: Block, pair: tuple[float, float]) -> None:
     vectors = np.array(STAINS) / np.linalg.norm(STAINS, axis=0)
-    amounts = np.array([0.5, 0.3, 0.0])
+    amounts = np.array([0.4, 0.3, 0.0])
     colour = 255 * np.exp(-vectors @ amounts)
-    amounts[column] *= factor
-    wanted = 255 * np.exp(-vectors @ amounts)
+    wanted = 255 * np.exp(-vectors @ (amounts * (*pair, 1)))
     pixels = np.broadcast_to(colour.round().astype(np.uint8), block.pixels.shape)
-    changed = NAMES[f"{stain} x{factor:.2f}"].change(Block(pixels, *list(vars(block).values())[1:]))
+    name = ", ".join(f"{stain} x{factor:.2f}" for stain, factor in zip(("haematoxylin", "eosin"), pair, strict=True))
+    name = name.replace("haematoxylin x1.00, ", "").replace(", eosin x1.00", "")
+    changed = NAMES[name].change(dataclasses.replace(block, pixels=pixels))
     assert np.abs(changed[0, 0, 0] - wanted).max() <= 1.5
     assert np.abs(wanted - colour).max() > 5
+
+
+def test_stain_swapped_gives_the_other_groups_mean_and_spread(block: Block) -> None:
+    rng = np.random.default_rng(0)
+    density = rng.normal((0.4, 0.5, 0.4), (0.05, 0.1, 0.05), (3, PX, PX, 3))
+    pixels = (255 * np.exp(-density)).round().astype(np.uint8)
+    stain = np.stack([density.mean((1, 2)), density.std((1, 2))], 1).astype(np.float32)
+    donor = np.array([[(0.6, 0.4, 0.5), (0.05, 0.07, 0.04)]] * 3, np.float32)
+    changed = NAMES["stain swapped"].change(dataclasses.replace(block, pixels=pixels, stain=stain, donor_stain=donor))
+    found = optical_density(changed)
+    assert np.allclose(found.mean((1, 2)), donor[:, 0], atol=0.01)
+    assert np.allclose(found.std((1, 2)), stain[:, 1] * 0.16 / stain[0, 1].sum(), atol=0.01)  # one contrast for all
+    own = NAMES["stain swapped"].change(dataclasses.replace(block, donor_stain=block.stain))
+    assert np.abs(own.astype(int) - block.pixels).max() <= 1  # its own stain: nothing happens
 
 
 def test_hue_turns_both_ways_round_the_circle(block: Block) -> None:
     red = np.broadcast_to(np.array([255, 0, 0], np.uint8), block.pixels.shape)
     (there, back) = (
-        NAMES[name].change(Block(red, *list(vars(block).values())[1:]))[0, 0, 0]
+        NAMES[name].change(dataclasses.replace(block, pixels=red))[0, 0, 0]
         for name in ("hue +36 degrees", "hue -36 degrees")
     )
     assert np.abs(there - np.array([255, 153, 0])).max() <= 5  # 36 of the 60 degrees to yellow
