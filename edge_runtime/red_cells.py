@@ -14,6 +14,15 @@ from .stain import STAINED, Density, otsu
 MIN_DIAMETER_PX = 6
 """Smaller discs are grain."""
 
+FEW, VERY_FEW = 150, 60
+"""Pixels that are too few to learn from while there may be others, and in any case."""
+
+FAR, NEAR = 1.2, 0.3
+"""Distance from nuclei, in red-cell diameters, at which no cytoplasm is; and at which little is at the border."""
+
+BORDER_PX = 6
+"""Width of the border."""
+
 LIKE_RED_CELLS = 2.0
 """Squared Mahalanobis distance from the colour of the picture's red cells up to which a pixel counts as one."""
 
@@ -52,8 +61,8 @@ def red_cell_diameter(density: Density, dark: Mask) -> float | None:
 def like_red_cells(density: Density, dark: Mask, unit: float) -> Mask:
     """Learn the colour of the picture's red cells and say where it is found.
 
-    Samples are stained parts that hold no nucleus; where there are few, all that is far from nuclei. Their colour is
-    the shares of red and green in the density, as a normal distribution.
+    Samples are stained parts that hold no nucleus; where there are few, what is stained far from nuclei, and at last
+    what reaches the border. Their colour is the shares of red and green in the density, as a normal distribution.
 
     Args:
         density: (H, W, 3) int32.
@@ -65,10 +74,14 @@ def like_red_cells(density: Density, dark: Mask, unit: float) -> Mask:
     """
     stained = density[:, :, 1] > STAINED
     sample = stained & ~touching(stained, dark & stained)
-    if sample.sum() < 150:
-        far = round(1.2 * unit)
-        sample = stained & (distance_to(dark, far + 1) > far)
-    if sample.sum() < 60:
+    if sample.sum() < FEW:
+        distance = distance_to(dark, round(FAR * unit) + 1)
+        sample = stained & (distance >= round(FAR * unit))
+    if sample.sum() < VERY_FEW:
+        inner = np.zeros_like(dark)
+        inner[BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX] = True
+        sample = stained & ~inner & (distance > NEAR * unit)
+    if sample.sum() < VERY_FEW:
         return np.zeros_like(dark)
     whole = np.maximum(density.sum(axis=2, keepdims=True), 30)
     share = (density[:, :, :2] * 1000.0 / whole).astype(np.int32)
