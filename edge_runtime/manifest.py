@@ -1,8 +1,9 @@
 """The manifest: from the bytes of ``manifest.json`` to frozen dataclasses, or a `BundleError` that names the key.
 
 This is the reader's half of ``docs/bundle-format.md``; ``export`` passes what it wrote through `parse_manifest` too, so
-a manifest that this file refuses is never shipped. Nothing here has a default: a missing key is an error. No file is
-opened, and neither numpy nor an engine is imported, so that ``models`` and ``info`` stay instant.
+a manifest that this file refuses is never shipped. Nothing here has a default: a missing key is an error; only
+standardisation is new in version 2, and unknown to version 1. No file is opened, and neither numpy nor an engine is
+imported, so that ``models`` and ``info`` stay instant.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
     from .preprocess import Preprocess
 
 FORMAT = "leukoscope-bundle"
-VERSION = 1
+VERSION = 2
 MANIFEST_NAME = "manifest.json"
 MODEL_NAMES = ("model.tflite", "model.onnx")
 MAX_MANIFEST_BYTES = 1024 * 1024
 MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_LABELS = 1000
+
+STANDARDISATION = ("background", "stain")
+"""Keys of ``preprocess`` that version 2 added."""
 
 _NAME = re.compile(r"[a-z0-9-]+")
 _FILE = re.compile(r"(?:golden/)?[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -153,7 +157,8 @@ class Manifest:
         from .preprocess import Preprocess
 
         stated = self.raw["preprocess"]
-        return Preprocess(self.io.input_px, stated["crop"], stated["resample"])
+        chosen = {key: stated[key] for key in ("crop", "resample", *STANDARDISATION) if key in stated}
+        return Preprocess(self.io.input_px, **chosen)
 
 
 def parse_manifest(text: bytes, source: str = MANIFEST_NAME) -> Manifest:
@@ -182,9 +187,7 @@ def parse_manifest(text: bytes, source: str = MANIFEST_NAME) -> Manifest:
         raise top.wrong("name", repr(name), "lower-case letters, digits and hyphens")
     task = _task(top.node("task"))
     io = _io(top, len(task.labels))
-    prepare = top.node("preprocess")
-    prepare.choice("crop", "centre-square")
-    prepare.choice("resample", "bilinear")
+    _preprocess(top.node("preprocess"), version, task.kind)
     temperature = top.number("temperature", above=0.0)
     operating_points = _operating_points(top, task.labels)
     recipe = _quantization(top.node("quantization"))
@@ -235,6 +238,18 @@ def _io(top: Node, classes: int) -> IOSpec:
         raise class_map.wrong("name", repr(map_name), "another output than outputs.logits.name")
     height, width = class_map.integer("height", 1, input_px), class_map.integer("width", 1, input_px)
     return IOSpec(input_name, input_px, logits, map_name, height, width, classes)
+
+
+def _preprocess(node: Node, version: int, kind: str) -> None:
+    node.choice("crop", "centre-square")
+    node.choice("resample", "bilinear")
+    if version > 1:
+        node.choice("background", "keep", f"neutral-{kind}")
+        node.choice("stain", "keep", "reinhard")
+        return
+    for key in STANDARDISATION:
+        if key in node.value:  # whoever knows only version 1 would ignore it, and see other pixels than the network did
+            raise node.wrong(key, repr(node.value[key]), "no such key in version 1")
 
 
 def _operating_points(top: Node, labels: tuple[str, ...]) -> tuple[OperatingPoint, ...]:

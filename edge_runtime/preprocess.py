@@ -11,7 +11,7 @@ import io
 import stat
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import ImageError
+from .errors import ImageError, UsageError
 
 Pixels = npt.NDArray[np.uint8]
 """(H, W, 3) uint8 RGB, 0..255."""
@@ -38,6 +38,12 @@ _CHUNK_BYTES = 4 * 1024 * 1024
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
 
 
+CROPS = ("centre-square",)
+RESAMPLES = ("bilinear",)
+BACKGROUNDS = ("keep", "neutral-cell", "neutral-field")
+STAINS = ("keep", "reinhard")
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """How a picture becomes pixels; part of the weights' identity and stored in the bundle.
@@ -46,11 +52,34 @@ class Preprocess:
         input_px: height and width of the network's input, pixels.
         crop: "centre-square": the largest square in the middle of the picture (or box).
         resample: "bilinear": Pillow's bilinear filter, whose support grows with the reduction, so it does not alias.
+        background: "keep"; or a constant colour outside the white cell in the middle ("neutral-cell", for crops) or
+            outside all white cells ("neutral-field"), see `edge_runtime.standardise`.
+        stain: "keep"; or "reinhard": moved to a fixed reference by that method.
+
+    Raises:
+        UsageError: a value that is not in its table.
     """
 
     input_px: int
     crop: str = "centre-square"
     resample: str = "bilinear"
+    background: str = "keep"
+    stain: str = "keep"
+
+    def __post_init__(self) -> None:
+        for name, known in (("crop", CROPS), ("resample", RESAMPLES), ("background", BACKGROUNDS), ("stain", STAINS)):
+            if getattr(self, name) not in known:
+                raise UsageError(f"preprocess.{name}", got=repr(getattr(self, name)), expected=" or ".join(known))
+
+    @property
+    def standardises(self) -> bool:
+        """Whether pixels are changed after the resize."""
+        return self.background != "keep" or self.stain != "keep"
+
+    @property
+    def plain(self) -> Preprocess:
+        """The same without standardisation."""
+        return replace(self, background="keep", stain="keep")
 
 
 def decode(source: Path | bytes, name: str | None = None) -> Image.Image:
@@ -151,7 +180,7 @@ def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
 
 
 def prepare(picture: Image.Image, preprocess: Preprocess, box: Box | None = None) -> Pixels:
-    """Cut the centre square and resize it to the network's input.
+    """Cut the centre square, resize it to the network's input and standardise it.
 
     Args:
         picture: RGB, upright (from `decode`).
@@ -175,7 +204,12 @@ def prepare(picture: Image.Image, preprocess: Preprocess, box: Box | None = None
     whole = picture.size == (side, side)
     square = picture if whole else picture.crop((x, y, x + side, y + side))
     resized = square.resize((preprocess.input_px, preprocess.input_px), Image.Resampling.BILINEAR)
-    return np.array(resized)  # (input_px, input_px, 3) uint8; a copy the caller may write to
+    pixels = np.array(resized)  # (input_px, input_px, 3) uint8; a copy the caller may write to
+    if not preprocess.standardises:
+        return pixels
+    from .standardise import standardise  # most bundles need neither cells nor stains, and start without them
+
+    return standardise(pixels, preprocess)
 
 
 def from_picture(picture: Image.Image, name: str = "picture") -> Image.Image:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .guard import plain
-from .manifest import Manifest
+from .manifest import STANDARDISATION, Manifest
 
 if TYPE_CHECKING:
     from .bundle import Bundle
@@ -132,6 +132,7 @@ def info_text(bundle: Bundle) -> str:
         ("task", f"{manifest.task.title} ({manifest.task.name}, one {manifest.task.kind} a picture)"),
         ("labels", ", ".join(manifest.task.labels)),
         ("input", f"{manifest.io.input_px} x {manifest.io.input_px} px RGB, {raw['preprocess']['crop']}"),
+        *((key, raw["preprocess"][key]) for key in STANDARDISATION if key in raw["preprocess"]),
         ("class map", f"{manifest.io.map_height} x {manifest.io.map_width}"),
         ("temperature", f"{manifest.temperature:g}"),
         *(

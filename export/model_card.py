@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from edge_runtime.manifest import STANDARDISATION
+
 
 def model_card(stated: dict[str, Any]) -> str:
     """Return the card of a bundle.
@@ -40,10 +42,12 @@ def _head(stated: dict[str, Any]) -> str:
     warning = "" if passed else "**DEGRADED: this model did not pass its parity gates.** "
     view = "one microscope field" if task["kind"] == "field" else "one cell in the middle of a square crop"
     side, class_map = stated["input"]["height"], stated["outputs"]["class_map"]
+    changed = [f"{key} {stated['preprocess'][key]}" for key in STANDARDISATION if key in stated["preprocess"]]
     return (
         f"{warning}{task['title']}. Research decision support, not a medical device.\n\n"
         f"- labels: {', '.join(task['labels'])}\n"
-        f"- takes: {view}, resized to {side} x {side} px; uint8 RGB, normalised inside the graph\n"
+        f"- takes: {view}, resized to {side} x {side} px{', ' if changed else ''}{', '.join(changed)}; uint8 RGB, "
+        "normalised inside the graph\n"
         f"- gives: logits and a {class_map['height']} x {class_map['width']} class map whose mean they are; the map is "
         "the explanation\n"
         f"- backbone: {training['backbone']}, pretrained on {training['pretrained'] or 'nothing'}; recipe "

@@ -184,7 +184,7 @@ def manifest(export: Export, golden: dict[str, Any]) -> dict[str, Any]:
         }
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION if run.preprocess.standardises else 1,  # readers of version 1 can still open the others
         "name": export.name,
         "task": {"name": task.name, "title": task.title, "kind": task.kind, "labels": list(task.labels)},
         "input": {
@@ -195,7 +195,7 @@ def manifest(export: Export, golden: dict[str, Any]) -> dict[str, Any]:
             "layout": "NHWC",
             "dtype": "uint8",
         },
-        "preprocess": {"crop": "centre-square", "resample": "bilinear"},
+        "preprocess": _preprocess(run.preprocess),
         "outputs": {
             "logits": {"name": io_spec.logits_name},
             "class_map": {"name": io_spec.class_map_name, "height": io_spec.map_height, "width": io_spec.map_width},
@@ -231,6 +231,12 @@ def manifest(export: Export, golden: dict[str, Any]) -> dict[str, Any]:
         "limits": {"intended": task.intended or task.title, "not_for": NOT_FOR, "notes": _notes(export)},
         "golden": golden,
     }
+
+
+def _preprocess(preprocess: Preprocess) -> dict[str, str]:
+    stated = {"crop": preprocess.crop, "resample": preprocess.resample}
+    standardisation = {"background": preprocess.background, "stain": preprocess.stain}
+    return stated | (standardisation if preprocess.standardises else {})
 
 
 def _slim(found: dict[str, Any]) -> dict[str, Any]:
@@ -293,7 +299,7 @@ def golden_files(export: Export) -> tuple[dict[str, Any], dict[str, bytes]]:
     cases, files = [], {}
     for number, label in enumerate(golden_labels(export.run.task.kind, export.run.task.labels)):
         picture, logits, class_map = _golden_picture(export, engine, label, 2 * tolerance["logits"])
-        pixels = prepare(decode(picture), Preprocess(export.io.input_px))
+        pixels = prepare(decode(picture), export.run.preprocess)
         answer = expected(pixels, logits, class_map, export.run.task.labels)
         names = {"picture": f"golden/{number}.png", "expected": f"golden/{number}.json"}
         files[names["picture"]] = picture
@@ -317,7 +323,7 @@ def _golden_picture(export: Export, engine: Engine, label: str, margin: float) -
     best: tuple[float, bytes, Any, Any] | None = None
     for attempt in range(GOLDEN_TRIES):
         picture = render_golden(export.run.task.kind, label, attempt)
-        logits, class_map = engine.run(prepare(decode(picture), Preprocess(export.io.input_px)))
+        logits, class_map = engine.run(prepare(decode(picture), export.run.preprocess))
         second, first = np.sort(logits)[-2:]
         lead = float(first - second)
         if best is None or lead > best[0]:

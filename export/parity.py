@@ -26,7 +26,7 @@ from train.metrics import paired_difference
 
 if TYPE_CHECKING:
     from edge_runtime.manifest import IOSpec
-    from edge_runtime.preprocess import Pixels
+    from edge_runtime.preprocess import Pixels, Preprocess
     from train.index import Index
     from train.network import SelfExplaining
 
@@ -173,13 +173,14 @@ def engine_outputs(
     return Outputs(logits, class_map, first, opened.output_steps)
 
 
-def preparation_row(index: Index, numbers: Sequence[int], pixels: Pixels) -> Row:
+def preparation_row(index: Index, numbers: Sequence[int], pixels: Pixels, preprocess: Preprocess) -> Row:
     """Return the row that says whether the device's preprocessing gives the pixels that training saw, bit for bit.
 
     Args:
         index: whose pictures; their files are read again.
         numbers: N rows of it.
         pixels: (all, H, W, 3) uint8, as trained.
+        preprocess: the run's.
 
     Raises:
         DataError: a picture file has gone or changed.
@@ -188,12 +189,11 @@ def preparation_row(index: Index, numbers: Sequence[int], pixels: Pixels) -> Row
 
     from tqdm import tqdm
 
-    from edge_runtime.preprocess import Preprocess
     from train.errors import DataError
     from train.pixels import prepare_picture
     from train.sources import SOURCES
 
-    equal, preprocess = 0, Preprocess(pixels.shape[1])
+    equal = 0
     for i in tqdm(numbers, desc="parity: preprocessing", unit="picture", leave=False, disable=None):
         row = index.rows[i]
         path = index.data / row.path

@@ -157,7 +157,7 @@ def export_run(
         steps = shipped.steps if shipped else (None, None)
         return Export(run, index, recipe, models, io, tuple(rows), metrics, calibration, steps)
 
-    rows = [preparation_row(index, test, pixels)]
+    rows = [preparation_row(index, test, pixels, run.preprocess)]
     rows += compare_gradcam(run.network, pixels, test, reference)
     onnx = stages.to_onnx(run.network, run.input_px)
     by_onnx = engine_outputs(onnx, io, pixels, test, "onnxruntime")

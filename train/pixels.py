@@ -7,17 +7,20 @@ Nothing is scaled or augmented here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
-from edge_runtime.cells import Mask, central_cell
+from edge_runtime.cells import FINDER, central_cell
 from edge_runtime.errors import ImageError
+from edge_runtime.masks import Mask
 from edge_runtime.preprocess import Box, Pixels, Preprocess, decode, prepare
+from edge_runtime.standardise import standardise
 
 from .errors import DataError
 
@@ -109,9 +112,12 @@ def prepare_all(
     return Prepared(array[: len(numbers)], numbers, sha256, unreadable, file)
 
 
-def _cache_file(index: Index, preprocess: Preprocess = DEFAULT) -> Path:
+def _cache_file(index: Index, preprocess: Preprocess = DEFAULT, what: str = "pixels") -> Path:
+    """Return where a cache lies; its name says how the pixels were prepared."""
     identity = hashlib.sha256("\n".join(row.key for row in index.rows).encode()).hexdigest()[:12]
-    return index.folder / f"pixels-{preprocess.input_px}-{identity}.npy"
+    done = "" if preprocess.background == "keep" else f"-{preprocess.background}{FINDER}"
+    done += "" if preprocess.stain == "keep" else f"-{preprocess.stain}"
+    return index.folder / f"{what}-{preprocess.input_px}{done}-{identity}.npy"
 
 
 def load_pixels(index: Index, preprocess: Preprocess = DEFAULT) -> Pixels:
@@ -123,38 +129,54 @@ def load_pixels(index: Index, preprocess: Preprocess = DEFAULT) -> Pixels:
     Raises:
         DataError: a picture of the index has gone or changed.
     """
-    from .sources import SOURCES
-
     file = _cache_file(index, preprocess)
-    if not file.is_file():
-        pictures = [(index.data / r.path, r.box, SOURCES[r.source].central_px) for r in index.rows]
-        prepared = prepare_all(pictures, index.folder, preprocess)
-        changed = [r.path for r, now in zip(index.rows, prepared.sha256, strict=False) if r.sha256 != now]
-        if prepared.unreadable or changed:
-            raise DataError(
-                f"{index.folder}: the data has changed since it was indexed",
-                got=(prepared.unreadable + changed)[0],
-                todo="run python -m train index again",
-            )
-        prepared.publish(index, range(len(index.rows)), preprocess)
+    if not file.is_file() and preprocess.standardises:
+        plain = load_pixels(index, preprocess.plain)  # nothing needs to be decoded a second time
+        _write_cache(file, plain, lambda pixels: standardise(pixels, preprocess), "standardise")
+    elif not file.is_file():
+        _prepare_again(index, preprocess)
     pixels: Pixels = np.load(file, mmap_mode="r")
     return pixels
+
+
+def _prepare_again(index: Index, preprocess: Preprocess) -> None:
+    from .sources import SOURCES
+
+    pictures = [(index.data / r.path, r.box, SOURCES[r.source].central_px) for r in index.rows]
+    prepared = prepare_all(pictures, index.folder, preprocess)
+    changed = [r.path for r, now in zip(index.rows, prepared.sha256, strict=False) if r.sha256 != now]
+    if prepared.unreadable or changed:
+        raise DataError(
+            f"{index.folder}: the data has changed since it was indexed",
+            got=(prepared.unreadable + changed)[0],
+            todo="run python -m train index again",
+        )
+    prepared.publish(index, range(len(index.rows)), preprocess)
 
 
 def load_cell_masks(index: Index, preprocess: Preprocess = DEFAULT) -> Mask:
     """Return where the white cell in the middle of each prepared picture is, finding it again where the cache is gone.
 
+    Args:
+        index: of crops.
+        preprocess: only its size matters: cells are looked for before anything is standardised.
+
     Returns:
         (N, input_px, input_px) bool, read-only and memory-mapped; all false where no cell was found.
     """
-    pixels = load_pixels(index, preprocess)
-    file = _cache_file(index, preprocess).with_name(_cache_file(index, preprocess).name.replace("pixels", "cells"))
+    file = _cache_file(index, preprocess.plain, f"cells{FINDER}")
     if not file.is_file():
-        partial = file.with_suffix(".part")
-        masks = np.lib.format.open_memmap(partial, mode="w+", dtype=np.bool_, shape=pixels.shape[:3])
-        for i, picture in enumerate(tqdm(pixels, desc="find cells", unit="picture", disable=None)):
-            masks[i] = central_cell(np.ascontiguousarray(picture)).cell
-        masks.flush()
-        partial.replace(file)
+        plain = load_pixels(index, preprocess.plain)
+        _write_cache(file, plain, lambda pixels: central_cell(pixels).cell, "find cells")
     found: Mask = np.load(file, mmap_mode="r")
     return found
+
+
+def _write_cache(file: Path, pixels: Pixels, change: Callable[[Pixels], npt.NDArray[Any]], title: str) -> None:
+    """Write what `change` makes of each picture, under a temporary name first."""
+    partial, like = file.with_suffix(".part"), change(np.ascontiguousarray(pixels[0]))
+    cache = np.lib.format.open_memmap(partial, mode="w+", dtype=like.dtype, shape=(len(pixels), *like.shape))
+    for i, picture in enumerate(tqdm(pixels, desc=title, unit="picture", disable=None)):
+        cache[i] = change(np.ascontiguousarray(picture))
+    cache.flush()
+    partial.replace(file)

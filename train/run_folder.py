@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_runtime.errors import UsageError
 from edge_runtime.files import write_bytes, write_text
 from edge_runtime.preprocess import Preprocess
 
@@ -58,8 +59,15 @@ class Run:
 
     @property
     def preprocess(self) -> Preprocess:
-        """How its pictures become pixels."""
-        return Preprocess(self.input_px)
+        """How its pictures become pixels; runs from before it was stated have the default of their input size.
+
+        Raises:
+            DataError: stated, but not a preprocessing of this version.
+        """
+        try:
+            return Preprocess(**self.info.get("preprocess", {"input_px": self.input_px}))
+        except (TypeError, UsageError) as error:
+            raise DataError(f"{self.folder / INFO}: preprocess", got=str(error)) from None
 
 
 def write_run(folder: Path, network: SelfExplaining, info: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def set_at(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     ("path", "value", "says"),
     [
         ("format", "safetensors", "format: got 'safetensors', expected 'leukoscope-bundle'"),
-        ("version", 2, "version: newer than this program: got 2, expected at most 1 (update leukoscope)"),
+        ("version", 3, "version: newer than this program: got 3, expected at most 2 (update leukoscope)"),
         ("version", 10**30, "version: newer than this program"),
         ("version", 0, "version: got 0, expected at least 1"),
         ("version", True, "version: got true"),
@@ -140,6 +141,9 @@ def set_at(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("input.dtype", "float32", "input.dtype: got 'float32', expected 'uint8'"),
         ("preprocess.crop", "none", "preprocess.crop"),
         ("preprocess.resample", "nearest", "preprocess.resample"),
+        ("preprocess.background", "neutral-field", "preprocess.background: got 'neutral-field', expected no such key"),
+        ("preprocess.stain", "keep", "preprocess.stain: got 'keep', expected no such key in version 1"),
+        ("version", 2, "preprocess.background: missing"),
         ("outputs.class_map.name", "logits", "outputs.class_map.name: got 'logits'"),
         ("outputs.class_map.height", 0, "outputs.class_map.height: got 0, expected 1 to 32"),
         ("outputs.class_map.width", 33, "outputs.class_map.width"),
@@ -246,3 +250,22 @@ WHOLE = json.dumps(whole())
 def test_what_is_no_proper_json_is_refused(bundle_folder: Path, text: bytes, says: str) -> None:
     (bundle_folder / "manifest.json").write_bytes(text)
     assert says in refusal(bundle_folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("background", "black", "preprocess.background: got 'black', expected 'keep' or 'neutral-field'"),
+        ("background", "neutral-cell", "preprocess.background: got 'neutral-cell', expected 'keep' or 'neutral-field'"),
+        ("background", None, "preprocess.background: got null"),
+        ("stain", "macenko", "preprocess.stain: got 'macenko', expected 'keep' or 'reinhard'"),
+        ("stain", ["keep"], "preprocess.stain: got a list"),
+    ],
+)
+def test_standardisation_that_nobody_knows_is_refused(key: str, value: Any, says: str) -> None:
+    """Another word means other pixels: a reader that took it for "keep" would classify what the network never saw."""
+    stated = whole()
+    stated["version"] = 2
+    stated["preprocess"] |= {"background": "keep", "stain": "keep"} | {key: value}
+    with pytest.raises(BundleError, match="^manifest.json: " + re.escape(says)):
+        parse_manifest(json.dumps(stated).encode())

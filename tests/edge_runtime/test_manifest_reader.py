@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import BundleError
 from edge_runtime.manifest import Manifest, Measure, parse_manifest
+from edge_runtime.preprocess import BACKGROUNDS, STAINS, Preprocess
 
 
 @pytest.fixture
@@ -39,6 +40,29 @@ def test_a_valid_manifest_is_read_as_it_is(stated: dict[str, Any]) -> None:
     assert manifest.golden.cases[1] == ("golden/1.png", "golden/1.json")
     assert manifest.files["MODEL_CARD.md"].size_bytes == 9
     assert (manifest.preprocess.input_px, manifest.preprocess.crop) == (32, "centre-square")
+
+
+def test_version_2_has_standardisation(stated: dict[str, Any]) -> None:
+    stated["version"] = 2
+    stated["preprocess"] |= {"background": "neutral-field", "stain": "reinhard"}
+    assert parsed(stated).preprocess == Preprocess(32, background="neutral-field", stain="reinhard")
+    stated["preprocess"] |= {"background": "keep", "stain": "keep"}
+    assert parsed(stated).preprocess == Preprocess(32)
+
+
+def test_every_standardisation_is_accepted_where_it_fits(stated: dict[str, Any]) -> None:
+    """The reader imports no numpy, so it has the words of `preprocess` once more."""
+    stated["version"] = 2
+    for kind in ("cell", "field"):
+        stated["task"]["kind"] = kind
+        for background in BACKGROUNDS:
+            for stain in STAINS:
+                stated["preprocess"] |= {"background": background, "stain": stain}
+                if background in ("keep", f"neutral-{kind}"):
+                    assert parsed(stated).preprocess == Preprocess(32, background=background, stain=stain)
+                else:
+                    with pytest.raises(BundleError, match=f"preprocess.background: got '{background}'"):
+                        parsed(stated)
 
 
 def test_unknown_keys_are_ignored(stated: dict[str, Any]) -> None:

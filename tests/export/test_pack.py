@@ -13,9 +13,10 @@ from edge_runtime.classifier import Classifier
 from edge_runtime.cli import main as runtime
 from edge_runtime.errors import BundleError
 from edge_runtime.golden import verify
+from edge_runtime.preprocess import Preprocess, decode, prepare
 from export.cli import main
 from export.errors import ExportError
-from export.pack import write_bundle
+from export.pack import render_golden, write_bundle
 from export.parity import GATES
 from export.pipeline import Export, export_run
 from export.recipes import RECIPES
@@ -45,6 +46,23 @@ def test_bundle_is_whole_and_verifies(bundle: Path) -> None:
     card = (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "not a medical device" in card and "control, colour, 1-NN" in card
     assert sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file()) <= 3.0e6
+
+
+def test_standardisation_of_the_run_is_that_of_the_bundle(export: Export, tmp_path: Path) -> None:
+    """From run.json to the pixels of the runtime; a bundle with none is of version 1, for older readers."""
+    preprocess = Preprocess(export.io.input_px, background="neutral-field", stain="reinhard")
+    run = dataclasses.replace(export.run, info=export.run.info | {"preprocess": dataclasses.asdict(preprocess)})
+    packed = write_bundle(dataclasses.replace(export, run=run), tmp_path / "bundle")
+    assert (packed.manifest.version, packed.manifest.preprocess) == (2, preprocess)
+    picture = render_golden("field", "Early", 0)
+    prediction = Classifier.open(packed).classify(picture)
+    assert (prediction.pixels == prepare(decode(picture), preprocess)).all()
+    assert "background neutral-field, stain reinhard" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text("utf-8")
+
+
+def test_a_bundle_without_standardisation_opens_with_older_readers(bundle: Path) -> None:
+    stated = open_bundle(bundle).manifest.raw
+    assert stated["version"] == 1 and set(stated["preprocess"]) == {"crop", "resample"}
 
 
 def test_nothing_of_this_machine_is_inside(bundle: Path, rendered_run: Path) -> None:
