@@ -1,9 +1,11 @@
-"""Cells: where the white cell of a crop is, found by its stain; numpy and Pillow only, so that the device can do it.
+"""Cells: where the white cells of a field or crop are, found by their stain; numpy and Pillow only, for the device.
 
-What comes in are prepared pixels; what goes out are masks. The azure of a Romanowsky stain, which nuclei take up,
-absorbs red light more than blue; haemoglobin and eosin do the contrary. So red density less most of the blue density
-leaves nuclei, a little cytoplasm, and no red cells; Otsu's threshold splits it. The cytoplasm is what is still so
-stained around a nucleus. Nothing is learnt here and nothing is classified.
+What comes in are RGB pixels; what goes out are masks and measures. Nuclei are what is purple. Touching nuclei are
+parted where the way between them is narrow, lobes that lie close together are one cell, and each nucleus is grown into
+the cytoplasm: over what is stained around it, up to the field, and against the red cells that touch it. What a red cell
+looks like is learnt from the picture itself, and so is how large it is, which gives every other length its scale.
+Nothing is classified here. The arithmetic is that of integers and of single IEEE operations, in a fixed order, so a
+mask has the same bits in training and on every device.
 """
 
 from __future__ import annotations
@@ -14,31 +16,58 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from .preprocess import Pixels
+from .masks import (
+    Labels,
+    Mask,
+    cheapest_way,
+    distance_to,
+    filled,
+    label_components,
+    opened,
+    resized,
+    smoothed,
+    touching,
+)
+from .nuclei import MIN_DIAMETER, find_nuclei
+from .preprocess import Box, Pixels
+from .red_cells import like_red_cells, red_cell_diameter
+from .stain import STAINED, Density, optical_density, otsu, purple
 
-Mask = npt.NDArray[np.bool_]
-"""(H, W) bool."""
+FINDER = 2
+"""Number of this way to find cells; it changes when any mask may change, and caches of masks carry it."""
 
-WORKING_PX = 112
+FIELD_PX = (320, 640)
+"""Long side at which fields are searched first, and again where red cells are smaller than `SMALL_RED_CELL_PX`."""
+
+SMALL_RED_CELL_PX = 14
+
+CROP_PX = 112
 """Side at which crops are searched: a cell of 26 micrometres' crop has a nucleus of some 40 pixels there."""
 
-BLUE_SHARE = 0.75
-"""Share of the blue density that is taken off the red one: red cells absorb blue at least as much as red."""
+CROP_RED_CELL_PX = 30.0
+"""What a red cell measures in such a crop; there are too few in it to measure them."""
 
-RED_CELL_BLUE = 0.8
-"""A red cell's density in blue is at least this share of the red one ..."""
+CROP_MIN_DIAMETER = 0.2
+"""As `nuclei.MIN_DIAMETER`, in crops: whoever cut one meant something in it, if only a platelet."""
 
-RED_CELL_GREEN = 0.14
-"""... and its density in green at least this; pale pink cytoplasm has less."""
+MIN_PURPLE = 50
+"""No picture's threshold for nuclei is lower, thousandths of optical density: an empty field has no cell."""
 
+# Lengths of cytoplasm, in radii of a disc of the nucleus' area.
 RIM = 0.15
-"""Cytoplasm that is always assumed, as a share of the nucleus' radius."""
+"""Cytoplasm that is always assumed."""
 
-NEAR = 0.4
-"""How far whatever is stained is taken for cytoplasm, as a share of the nucleus' radius."""
+NEAR = 0.35
+"""What looks like a red cell is taken for cytoplasm up to here: granules may be as red."""
 
-REACH = 0.8
-"""How far cytoplasm is looked for, as a share of the nucleus' radius."""
+REACH = 2.2
+"""Farthest that cytoplasm can be from the nucleus."""
+
+FLAT_COST, EMPTY_COST = 10, 10_000
+"""Of a way's step where nothing changes, and where nothing is stained; thousandths of optical density add to it."""
+
+ROUNDS = 8
+"""Of `masks.cheapest_way`; cells are too round for ways with more corners."""
 
 
 @dataclass(frozen=True)
@@ -54,162 +83,179 @@ class CellMasks:
     cell: Mask
 
 
-def optical_density(pixels: Pixels) -> npt.NDArray[np.float32]:
-    """Return how strongly each channel is absorbed, against the picture's own empty field.
+@dataclass(frozen=True)
+class Cell:
+    """One white cell of a field.
+
+    Attributes:
+        box: around nucleus and cytoplasm, pixels of the picture.
+        centre: x and y of the cell's centre of gravity, pixels of the picture.
+        nucleus_px: area of the nucleus, pixels of the picture.
+        cell_px: area of nucleus and cytoplasm, pixels of the picture.
+        cut: the picture's border cuts it.
+    """
+
+    box: Box
+    centre: tuple[float, float]
+    nucleus_px: float
+    cell_px: float
+    cut: bool
+
+
+@dataclass(frozen=True)
+class FieldCells:
+    """The white cells of a field.
+
+    Attributes:
+        cells: from the top left.
+        labels: (h, w) int32 at the resolution of the search, i + 1 where ``cells[i]`` is, else 0.
+        nuclei: (h, w) int32, the same for nuclei.
+        red_cell_px: diameter of the red cells, pixels of the picture; None where there are too few to tell.
+        scale: pixels of the picture per pixel of `labels`.
+    """
+
+    cells: tuple[Cell, ...]
+    labels: Labels
+    nuclei: Labels
+    red_cell_px: float | None
+    scale: float
+
+
+def find_cells(pixels: Pixels) -> FieldCells:
+    """Find the white cells of a field.
 
     Args:
-        pixels: (H, W, 3) uint8.
+        pixels: (H, W, 3) uint8, of any size.
 
     Returns:
-        (H, W, 3) float32, -log10(pixel / white), 0 or more; white is the channel's 95th percentile.
+        The cells, none where nothing is stained like a nucleus.
     """
-    white = np.percentile(pixels.reshape(-1, 3), 95, axis=0).astype(np.float32)
-    density: npt.NDArray[np.float32] = -np.log10((pixels.astype(np.float32) + 1) / (white + 1))
-    return density.clip(0)
-
-
-def azure(density: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return the density of the azure stain: (H, W) float32, 0 or more; nuclei have about 0.3, red cells below 0.05."""
-    return (density[:, :, 0] - BLUE_SHARE * density[:, :, 2]).clip(0)
-
-
-def otsu(values: npt.NDArray[np.float32], bins: int = 128) -> float:
-    """Return the threshold that splits `values` into the two classes of largest variance between them (Otsu 1979)."""
-    counts, edges = np.histogram(values, bins)
-    centres = (edges[:-1] + edges[1:]) / 2
-    below = counts.cumsum()
-    above = below[-1] - below
-    sums = (counts * centres).cumsum()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-    return float(centres[int(np.nan_to_num(between).argmax())])
-
-
-def label_components(mask: Mask) -> tuple[npt.NDArray[np.int32], int]:
-    """Number the connected parts of a mask; pixels that touch at an edge are connected.
-
-    Works on runs of pixels, row by row: two runs of neighbouring rows that overlap belong together.
-
-    Args:
-        mask: (H, W) bool.
-
-    Returns:
-        (H, W) int32, 0 outside and 1..n inside, numbered from the top left; and n.
-    """
-    height, width = mask.shape
-    padded = np.zeros((height, width + 2), np.int8)
-    padded[:, 1:-1] = mask
-    steps = np.diff(padded, axis=1)
-    row, start = np.nonzero(steps == 1)
-    _, end = np.nonzero(steps == -1)
-    labels = np.zeros((height, width), np.int32)
-    if not len(row):
-        return labels, 0
-    # runs are sorted by row and start; those of the row above that end behind our start and start before our end
-    stride = width + 2
-    first = np.searchsorted(row * stride + end, (row - 1) * stride + start, side="right")
-    last = np.searchsorted(row * stride + start, (row - 1) * stride + end, side="left")
-    count = (last - first).clip(0)
-    below = np.repeat(np.arange(len(row)), count)
-    above = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count) + np.repeat(first, count)
-    root = np.arange(len(row))
-    while True:  # every round at least halves the longest way to a component's first run
-        smallest = np.minimum(root[below], root[above])
-        joined = root.copy()
-        for runs in (root[below], root[above], below, above):
-            np.minimum.at(joined, runs, smallest)
-        joined = joined[joined]
-        if np.array_equal(joined, root):
-            break
-        root = joined
-    _, number = np.unique(root, return_inverse=True)
-    # paint the runs: +n where one starts, -n behind its end, then add up along the row
-    delta = np.zeros((height, width + 1), np.int32)
-    delta[row, start] = number + 1
-    np.subtract.at(delta, (row, end), (number + 1).astype(np.int32))
-    np.cumsum(delta[:, :-1], axis=1, out=labels)
-    return labels, int(number.max()) + 1
+    found = _search(pixels, FIELD_PX[0])
+    small = found.red_cell_px is not None and found.red_cell_px < SMALL_RED_CELL_PX * found.scale
+    return _search(pixels, FIELD_PX[1]) if small and found.scale > 1 else found
 
 
 def central_cell(pixels: Pixels) -> CellMasks:
     """Find the white cell in the middle of a single-cell crop.
 
     Args:
-        pixels: (H, W, 3) uint8, the cell's crop; searched at `WORKING_PX`.
+        pixels: (H, W, 3) uint8, the cell's crop; searched at `CROP_PX`.
 
     Returns:
         Masks of the crop's size.
     """
     height, width = pixels.shape[:2]
-    small = np.asarray(Image.fromarray(pixels).resize((WORKING_PX, WORKING_PX), Image.Resampling.BOX))
-    density = optical_density(small)
-    stain = azure(density)
-    threshold = max(otsu(stain), 0.06)
-    nucleus = _central_nucleus(stain > threshold)
-    red, green, blue = (density[:, :, c] for c in range(3))
-    haemoglobin = (blue > RED_CELL_BLUE * red) & (green > RED_CELL_GREEN)
-    cell = _grow(nucleus, green > 0.05, (stain > max(0.25 * threshold, 0.025)) | (green > 0.05) & ~haemoglobin)
-    return CellMasks(*(_resized(mask, width, height) for mask in (nucleus, cell)))
+    picture = _look(Image.fromarray(pixels).resize((CROP_PX, CROP_PX), Image.Resampling.BOX), CROP_RED_CELL_PX)
+    nuclei, count = find_nuclei(picture.dark, picture.body, CROP_RED_CELL_PX, CROP_MIN_DIAMETER)
+    y, x = np.indices(nuclei.shape) * 2 - (CROP_PX - 1)
+    weight = (CROP_PX**2 - x**2 - y**2).clip(0) ** 2  # in the middle and large
+    score = [int(weight[nuclei == number].sum()) for number in range(1, count + 1)]
+    number = 1 + int(np.argmax(score)) if count else -1
+    nucleus, cell = nuclei == number, np.zeros(nuclei.shape, np.bool_)
+    if count:
+        window, grown = _grow(picture, nuclei, number)
+        cell[window] = grown
+    return CellMasks(resized(nucleus, width, height), resized(cell, width, height))
 
 
-def _central_nucleus(dark: Mask) -> Mask:
-    """Return the parts of the nucleus nearest to the middle: (WORKING_PX, WORKING_PX) bool."""
-    dark = _filtered(dark, ImageFilter.MedianFilter(3))  # no specks, no pinholes
-    labels, count = label_components(_dilated(dark, 3))  # lobes of one nucleus are one part
-    if not count:
-        return np.zeros_like(dark)
-    y, x = np.indices(dark.shape) - (WORKING_PX - 1) / 2
-    weight = np.exp(-(x**2 + y**2) / (2 * (0.22 * WORKING_PX) ** 2)) * dark
-    score = np.bincount(labels.ravel(), weight.ravel(), minlength=count + 1)
-    score[0] = 0
-    return _filled(dark & (labels == int(score.argmax())))
+@dataclass(frozen=True)
+class _Picture:
+    """What is known of a picture before its cells are.
+
+    Attributes:
+        density: (H, W, 3) int32.
+        dark: (H, W) bool, what is stained like a nucleus.
+        red: (H, W) bool, what looks like a red cell.
+        red_cell_px: measured diameter of a red cell, or None.
+        unit: diameter of a red cell in any case: where none can be measured, what it usually is beside such nuclei.
+    """
+
+    density: Density
+    dark: Mask
+    red: Mask
+    red_cell_px: float | None
+    unit: float
+
+    @property
+    def body(self) -> Mask:
+        """What is stained, and not like a red cell."""
+        return smoothed(self.dark | (self.density[:, :, 1] > STAINED) & ~self.red, 2)
 
 
-def _grow(nucleus: Mask, stained: Mask, unlike_red_cells: Mask) -> Mask:
-    """Add the cytoplasm: a rim in any case, what is stained near the nucleus, and farther off what is no red cell."""
-    area = int(nucleus.sum())
-    if not area:
-        return nucleus
-    radius = np.sqrt(area / np.pi)
-    rim = _dilated(nucleus, max(2, round(RIM * radius)))
-    reach = _dilated(nucleus, round(REACH * radius + 4))
-    near = _dilated(nucleus, round(NEAR * radius))  # an eosinophil's granules are as red as a red cell
-    wanted = (near & stained) | (reach & unlike_red_cells)
-    together = rim | _filtered(wanted, ImageFilter.MedianFilter(5))
-    opened = _filtered(_filtered(together, ImageFilter.MinFilter(5)), ImageFilter.MaxFilter(5)) | rim
-    labels, _ = label_components(opened)
-    return _filled(np.isin(labels, np.unique(labels[nucleus])))
+def _look(picture: Image.Image, unit: float | None = None) -> _Picture:
+    """Learn what a picture's nuclei and red cells look like; `unit` where it is known."""
+    density = optical_density(np.asarray(picture.filter(ImageFilter.GaussianBlur(1))))
+    stain = purple(density)
+    dark = smoothed(stain > max(otsu(stain), MIN_PURPLE), 1)
+    red_cell_px = red_cell_diameter(density, dark) if unit is None else None
+    if unit is None:
+        labels, _ = label_components(dark)
+        areas = np.bincount(labels.ravel())[1:]
+        unit = red_cell_px or 0.8 * float(2 * np.sqrt(areas.max(initial=1) / np.pi))
+    return _Picture(density, dark, like_red_cells(density, dark, unit), red_cell_px, unit)
 
 
-def _filled(mask: Mask) -> Mask:
-    """Fill the holes: parts of the outside that do not reach the border."""
-    labels, _ = label_components(~mask)
-    rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    return mask | ~np.isin(labels, rim[rim > 0]) & (labels > 0)
+def _search(pixels: Pixels, long_side: int) -> FieldCells:
+    height, width = pixels.shape[:2]
+    scale = max(1.0, max(height, width) / long_side)
+    size = (max(1, round(width / scale)), max(1, round(height / scale)))
+    image = Image.fromarray(pixels)
+    picture = _look(image if scale == 1.0 else image.resize(size, Image.Resampling.BOX))
+    nuclei, count = find_nuclei(picture.dark, picture.body, picture.unit, MIN_DIAMETER)
+    labels = nuclei.copy()
+    for number in range(1, count + 1):
+        window, cell = _grow(picture, nuclei, number)
+        labels[window][cell & (labels[window] == 0)] = number
+    cells = tuple(_measure(labels, nuclei, number, scale) for number in range(1, count + 1))
+    red_cell_px = None if picture.red_cell_px is None else picture.red_cell_px * scale
+    return FieldCells(cells, labels, nuclei, red_cell_px, scale)
 
 
-def _dilated(mask: Mask, radius: int) -> Mask:
-    """Grow a mask by `radius` pixels all round, corners rounded."""
-    picture = Image.fromarray(mask.astype(np.uint8) * 255)
-    for step in range(radius):  # squares and crosses in turn: an octagon
-        grown = picture.filter(ImageFilter.MaxFilter(3))
-        if step % 2:
-            old, new = np.asarray(picture), np.asarray(grown).copy()
-            cross = old.copy()
-            cross[1:] |= old[:-1]
-            cross[:-1] |= old[1:]
-            cross[:, 1:] |= old[:, :-1]
-            cross[:, :-1] |= old[:, 1:]
-            grown = Image.fromarray(np.minimum(new, cross))
-        picture = grown
-    return np.asarray(picture) > 127
+def _measure(labels: Labels, nuclei: Labels, number: int, scale: float) -> Cell:
+    y, x = np.nonzero(labels == number)
+    left, top, right, bottom = int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1
+    sides = (left, top, right - left, bottom - top)
+    return Cell(
+        box=(round(sides[0] * scale), round(sides[1] * scale), round(sides[2] * scale), round(sides[3] * scale)),
+        centre=((float(x.mean()) + 0.5) * scale, (float(y.mean()) + 0.5) * scale),
+        nucleus_px=int((nuclei == number).sum()) * scale**2,
+        cell_px=len(x) * scale**2,
+        cut=left == 0 or top == 0 or right == labels.shape[1] or bottom == labels.shape[0],
+    )
 
 
-def _filtered(mask: Mask, kernel: ImageFilter.Filter) -> Mask:
-    picture = Image.fromarray(mask.astype(np.uint8) * 255).filter(kernel)
-    return np.asarray(picture) > 127
+def _grow(picture: _Picture, nuclei: Labels, number: int) -> tuple[tuple[slice, slice], Mask]:
+    """Grow a nucleus into its cytoplasm: to where the way from it costs as much as that from what is not its cell.
+
+    Args:
+        picture: what is known of it.
+        nuclei: (H, W) int32.
+        number: of the nucleus.
+
+    Returns:
+        A window of the picture, rows and columns; and (h, w) bool, the cell in it.
+    """
+    y, x = np.nonzero(nuclei == number)
+    radius = float(np.sqrt(len(y) / np.pi))
+    reach = round(REACH * radius) + 4
+    top, left = max(0, int(y.min()) - reach), max(0, int(x.min()) - reach)
+    window = (slice(top, int(y.max()) + reach + 1), slice(left, int(x.max()) + reach + 1))
+    density, nucleus = picture.density[window], nuclei[window] == number
+    distance = distance_to(nucleus, reach + 1)
+    others = (nuclei[window] > 0) & ~nucleus
+    rim = (distance <= max(2.0, RIM * radius)) & ~others
+    stained = (density[:, :, 1] > STAINED) | rim
+    outside = stained & ~rim & (picture.red[window] & (distance > NEAR * radius) | others | (distance > reach))
+    cost = np.where(stained, FLAT_COST + _steepness(density), EMPTY_COST)
+    cell = stained & (cheapest_way(cost, rim, ROUNDS) < cheapest_way(cost, outside, ROUNDS))
+    return window, filled(touching(opened(cell, 2) | rim, nucleus)) & ~others
 
 
-def _resized(mask: Mask, width: int, height: int) -> Mask:
-    picture = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(picture) > 127
+def _steepness(density: Density) -> npt.NDArray[np.int64]:
+    """Return how steeply the density changes: (H, W) int64, thousandths per pixel."""
+    square = np.zeros(density.shape[:2], np.int64)
+    for axis in (0, 1):
+        before, after = np.roll(density, 1, axis), np.roll(density, -1, axis)
+        inner = np.s_[1:-1] if axis == 0 else np.s_[:, 1:-1]  # the border counts as flat
+        square[inner] += ((after - before)[inner].astype(np.int64) ** 2).sum(axis=2)
+    return np.sqrt(square.astype(np.float64)).astype(np.int64) // 2

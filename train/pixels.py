@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from edge_runtime.cells import Mask, central_cell
+from edge_runtime.cells import FINDER, central_cell
 from edge_runtime.errors import ImageError
+from edge_runtime.masks import Mask
 from edge_runtime.preprocess import Box, Pixels, Preprocess, decode, prepare
 
 from .errors import DataError
@@ -148,7 +149,8 @@ def load_cell_masks(index: Index, preprocess: Preprocess = DEFAULT) -> Mask:
         (N, input_px, input_px) bool, read-only and memory-mapped; all false where no cell was found.
     """
     pixels = load_pixels(index, preprocess)
-    file = _cache_file(index, preprocess).with_name(_cache_file(index, preprocess).name.replace("pixels", "cells"))
+    beside = _cache_file(index, preprocess)
+    file = beside.with_name(beside.name.replace("pixels", f"cells{FINDER}"))
     if not file.is_file():
         partial = file.with_suffix(".part")
         masks = np.lib.format.open_memmap(partial, mode="w+", dtype=np.bool_, shape=pixels.shape[:3])

@@ -1,85 +1,165 @@
-"""Cells are found where the renderer put them, in any stain; components are those that scipy would number."""
+"""Cells are found where the renderer put them, in any stain, apart where they touch; an empty field has none."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
-from edge_runtime.cells import central_cell, label_components, otsu
-from train.render import render_cell
+from edge_runtime.cells import FIELD_PX, FieldCells, central_cell, find_cells
+from train.morphology import FIELD_UM, FIELDS, MORPHOLOGIES, RED_CELL_UM
+from train.render import Rendering, render_cell, render_field
+
+FIELD_SIDE = 448
 
 
-@pytest.mark.parametrize("density", [0.02, 0.3, 0.5, 0.6, 0.9])
-def test_components_are_scipys(density: float) -> None:
-    random = np.random.default_rng(int(density * 100))
-    for shape in ((1, 1), (1, 30), (30, 1), (40, 53)):
-        mask = random.random(shape) < density
-        labels, count = label_components(mask)
-        wanted, wanted_count = ndimage.label(mask)
-        assert count == wanted_count
-        assert np.array_equal(labels, wanted)
-
-
-def test_a_spiral_is_one_component() -> None:
-    """The longest way round: pointer jumping has to reach its first run."""
-    mask = np.zeros((41, 41), bool)
-    y = x = 20
-    for length in range(1, 40):
-        dy, dx = ((0, 1), (1, 0), (0, -1), (-1, 0))[length % 4]
-        for _ in range(2 * (length // 2) // 1):
-            y, x = y + dy, x + dx
-            if 0 <= y < 41 and 0 <= x < 41:
-                mask[y, x] = True
-    labels, count = label_components(mask)
-    assert count == ndimage.label(mask)[1]
-    assert ((labels > 0) == mask).all()
-
-
-def test_otsu_splits_two_heaps() -> None:
-    random = np.random.default_rng(0)
-    values = np.concatenate([random.normal(0.1, 0.02, 900), random.normal(0.5, 0.05, 100)]).astype(np.float32)
-    assert 0.15 < otsu(values) < 0.4
+def dice(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(2 * (found & wanted).sum() / (found.sum() + wanted.sum()))
 
 
 @pytest.mark.parametrize("kind", ["blast", "lymphocyte", "neutrophil", "monocyte", "eosinophil", "basophil"])
 def test_rendered_cells_are_found(kind: str) -> None:
-    """Nothing of the cell is missed; pale background that touches it may be taken along."""
-    overlap, cell, nucleus = [], [], []
+    nucleus, cell = [], []
     for seed in range(12):
         rendered = render_cell(kind, np.random.default_rng(seed), 224)
         found = central_cell(rendered.pixels)
-        overlap.append(2 * (found.cell & rendered.cell).sum() / (found.cell.sum() + rendered.cell.sum()))
-        cell.append((found.cell & rendered.cell).sum() / rendered.cell.sum())
-        nucleus.append((found.nucleus & rendered.nucleus).sum() / rendered.nucleus.sum())
         assert (found.cell | ~found.nucleus).all(), "the nucleus is part of the cell"
-    assert np.median(nucleus) > 0.95 and np.median(overlap) > 0.6
-    assert np.median(cell) > (0.6 if kind == "eosinophil" else 0.9)  # its granules are as red as a red cell
+        nucleus.append(dice(found.nucleus, rendered.nucleus))
+        cell.append(dice(found.cell, rendered.cell))
+    # a basophil's granules are as purple as its nucleus
+    assert np.median(nucleus) > (0.75 if kind == "basophil" else 0.85)
+    assert np.median(cell) > 0.85 and min(cell) > 0.4
 
 
-def test_an_empty_field_has_no_cell() -> None:
-    empty = np.full((224, 224, 3), (250, 235, 220), np.uint8)
+def test_a_platelet_is_found_in_a_crop_but_is_no_cell_of_a_field() -> None:
+    rendered = render_cell("platelet", np.random.default_rng(0), 224)
+    assert dice(central_cell(rendered.pixels).cell, rendered.cell) > 0.5
+    assert not find_cells(rendered.pixels).cells
+
+
+@pytest.mark.parametrize("colour", [(250, 235, 220), (0, 0, 0), (255, 255, 255)])
+def test_an_empty_field_has_no_cell(colour: tuple[int, int, int]) -> None:
+    empty = np.full((224, 224, 3), colour, np.uint8)
     found = central_cell(empty)
     assert not found.nucleus.any() and not found.cell.any()
+    field = find_cells(empty)
+    assert not field.cells and not field.labels.any() and field.red_cell_px is None
 
 
-def test_masks_of_experts(shared_data: object) -> None:
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (2, 3), (700, 1), (224, 320)])
+def test_noise_and_slivers_are_no_error(size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    assert central_cell(noise).cell.shape == size
+    field = find_cells(noise)
+    assert field.labels.max() == len(field.cells)
+
+
+@pytest.fixture
+def intact_cells() -> Iterator[None]:
+    """Fields without smudge cells, of which nobody can say how many there are."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, row in FIELDS.items():
+            mix = {kind: share for kind, share in row.mix.items() if not MORPHOLOGIES[kind].smeared}
+            patch.setitem(FIELDS, name, replace(row, mix=mix))
+        yield
+
+
+def truth(rendering: Rendering) -> tuple[np.ndarray, list[int]]:
+    """Number the rendered nuclei that are whole and no fragment: labels, and which of them count."""
+    labels, count = ndimage.label(ndimage.binary_erosion(rendering.nucleus, iterations=2))
+    unit = np.mean(RED_CELL_UM) / FIELD_UM * FIELD_SIDE
+    area = np.bincount(labels.ravel(), minlength=count + 1)
+    at_border = set(np.concatenate([labels[2], labels[-3], labels[:, 2], labels[:, -3]]).tolist())
+    return labels, [n for n in range(1, count + 1) if n not in at_border and area[n] > 0.5 * unit**2]
+
+
+@pytest.mark.usefixtures("intact_cells")
+@pytest.mark.parametrize("label", list(FIELDS))
+def test_every_cell_of_a_rendered_field_is_found_once(label: str) -> None:
+    """Recall and precision by nuclei, touching cells included, none at the border."""
+    hits = wanted = found_twice = found_in_all = nothing_there = 0
+    for seed in range(6):
+        rendering = render_field(label, np.random.default_rng(100 + seed), FIELD_SIDE)
+        field = find_cells(rendering.pixels)
+        nuclei = np.asarray(Image.fromarray(field.nuclei).resize((FIELD_SIDE, FIELD_SIDE), Image.Resampling.NEAREST))
+        labels, whole = truth(rendering)
+        owners = []
+        for number in whole:
+            inside = nuclei[labels == number]
+            owner = np.bincount(inside[inside > 0]).argmax() if (inside > 0).mean() > 0.5 else 0
+            owners.append(owner)
+        hits += len(set(owners) - {0})
+        wanted += len(whole)
+        for number in range(1, len(field.cells) + 1):
+            if field.cells[number - 1].cut:
+                continue
+            found_in_all += 1
+            nothing_there += (rendering.nucleus[nuclei == number]).mean() < 0.3
+            found_twice += number not in owners and np.isin(labels[nuclei == number], whole).mean() > 0.5
+    assert wanted > 15
+    # "Benign" has small lymphocytes; one that touches another nucleus is taken for its lobe
+    assert hits / wanted > (0.92 if label == "Benign" else 0.97)
+    assert (nothing_there + found_twice) / found_in_all < 0.03
+
+
+@pytest.mark.parametrize("label", list(FIELDS))
+def test_red_cells_give_the_scale(label: str) -> None:
+    for seed, side in ((0, 300), (1, 448), (2, 900)):
+        pixels = render_field(label, np.random.default_rng(seed), side).pixels
+        # a field's width is squeezed into a square: measured is the narrower side, wanted a mean of both
+        wanted = np.mean(RED_CELL_UM) / FIELD_UM * side / np.sqrt(FIELDS[label].squeeze)
+        assert find_cells(pixels).red_cell_px == pytest.approx(wanted, rel=0.3)
+
+
+def doubled(field: FieldCells) -> np.ndarray:
+    return np.array([(*cell.box, *cell.centre) for cell in field.cells]) * 2
+
+
+def test_boxes_are_in_pixels_of_the_picture() -> None:
+    small = render_field("Pre", np.random.default_rng(0), FIELD_PX[0]).pixels
+    large = np.asarray(Image.fromarray(small).resize((640, 640), Image.Resampling.NEAREST))
+    one, two = find_cells(small), find_cells(large)
+    assert one.scale == 1 and len(one.cells) > 5
+    assert [c.cut for c in one.cells] == [c.cut for c in two.cells]
+    np.testing.assert_allclose(doubled(one), [(*c.box, *c.centre) for c in two.cells], atol=1e-9)
+    assert [4 * c.nucleus_px for c in one.cells] == [c.nucleus_px for c in two.cells]
+
+
+def test_measures_are_those_of_the_masks() -> None:
+    field = find_cells(render_field("Early", np.random.default_rng(5), 320).pixels)
+    assert field.cells and any(c.cut for c in field.cells) and not all(c.cut for c in field.cells)
+    for number, cell in enumerate(field.cells, 1):
+        y, x = np.nonzero(field.labels == number)
+        left, top, width, height = cell.box
+        assert (left, top, left + width, top + height) == (x.min(), y.min(), x.max() + 1, y.max() + 1)
+        assert cell.centre == (pytest.approx(x.mean() + 0.5), pytest.approx(y.mean() + 0.5))
+        assert cell.cell_px == len(x) > cell.nucleus_px == (field.nuclei == number).sum()
+        assert cell.cut == bool({x.min(), y.min()} & {0} or {x.max(), y.max()} & {319})
+
+
+def test_a_small_scale_is_searched_at_a_higher_resolution() -> None:
+    pixels = render_field("Pre", np.random.default_rng(0), 448).pixels
+    mosaic = np.tile(pixels, (2, 3, 1))
+    assert find_cells(mosaic).scale == pytest.approx(1344 / FIELD_PX[1])
+    assert find_cells(pixels).scale == pytest.approx(448 / FIELD_PX[0])
+
+
+def test_masks_of_experts(shared_data: Path) -> None:
     """Against the outlines that experts drew: nucleus and whole cell of 100 CellaVision cells."""
-    from pathlib import Path
-
-    from PIL import Image
-
     from edge_runtime.preprocess import Preprocess, decode, prepare
 
-    nucleus_dice, cell_dice, covered = [], [], []
-    for path in sorted((Path(str(shared_data)) / "segmentation_wbc" / "Dataset 2").glob("*.jpg")):
+    nucleus, cell = [], []
+    for path in sorted((shared_data / "segmentation_wbc" / "Dataset 2").glob("*.jpg")):
         expert = Image.open(path.with_suffix(".png")).convert("L").resize((224, 224), Image.Resampling.NEAREST)
         drawn = np.asarray(expert)
         found = central_cell(prepare(decode(path), Preprocess(224)))
-        for scores, mine, theirs in ((nucleus_dice, found.nucleus, drawn > 200), (cell_dice, found.cell, drawn > 60)):
-            scores.append(2 * (mine & theirs).sum() / (mine.sum() + theirs.sum()))
-        covered.append((found.cell & (drawn > 60)).sum() / (drawn > 60).sum())
-    assert len(covered) == 100
-    assert np.median(nucleus_dice) > 0.93 and np.percentile(nucleus_dice, 10) > 0.75
-    assert np.median(cell_dice) > 0.86 and np.percentile(cell_dice, 10) > 0.68
-    assert np.median(covered) > 0.95
+        nucleus.append(dice(found.nucleus, drawn > 200))
+        cell.append(dice(found.cell, drawn > 60))
+    assert len(cell) == 100
+    assert np.median(nucleus) > 0.96 and np.percentile(nucleus, 10) > 0.9
+    assert np.median(cell) > 0.93 and np.percentile(cell, 10) > 0.84
