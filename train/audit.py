@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.cells import central_cell
+from edge_runtime.cells import central_cell, find_cells
+from edge_runtime.masks import Mask, resized
 from edge_runtime.preprocess import Pixels
 
 from .evaluate import (
@@ -81,7 +82,7 @@ def audit_run(run: Run, index: Index, resamples: int = RESAMPLES) -> dict[str, A
 
     require_evaluated(run)
     pixels, test = load_pixels(index, run.preprocess), index.select(run.protocol, "test")
-    masks = find_cells(pixels, test)
+    masks = white_cells(index.task.kind, pixels, test)
     donors = choose_donors(index, test, masks)
     field_rgb = background_colour(pixels, test, masks)
     stain = stain_of_groups(index, pixels, test)
@@ -119,13 +120,33 @@ def audit_run(run: Run, index: Index, resamples: int = RESAMPLES) -> dict[str, A
     return found
 
 
-def find_cells(pixels: Pixels, numbers: Sequence[int]) -> Masks:
-    """Find the white cells of pictures, with a progress bar: (N, H, W) bool."""
+def _cells_of_field(picture: Pixels) -> Mask:
+    return resized(find_cells(picture).labels > 0, picture.shape[1], picture.shape[0])
+
+
+CELLS: dict[str, Callable[[Pixels], Mask]] = {
+    "cell": lambda picture: central_cell(picture).cell,
+    "field": _cells_of_field,
+}
+"""Where the white cells are that a picture is about, by the task's kind: the one in the middle, or all."""
+
+
+def white_cells(kind: str, pixels: Pixels, numbers: Sequence[int]) -> Masks:
+    """Find the white cells of pictures, with a progress bar.
+
+    Args:
+        kind: of the task, "cell" or "field".
+        pixels: (all, H, W, 3) uint8.
+        numbers: N of them.
+
+    Returns:
+        (N, H, W) bool.
+    """
     from tqdm import tqdm
 
     found = np.zeros((len(numbers), *pixels.shape[1:3]), dtype=bool)
     for mask, i in zip(found, tqdm(numbers, desc="find cells", unit="picture", leave=False, disable=None), strict=True):
-        mask[:] = central_cell(np.ascontiguousarray(pixels[i])).cell
+        mask[:] = CELLS[kind](np.ascontiguousarray(pixels[i]))
     return found
 
 

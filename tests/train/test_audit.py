@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from train import audit
-from train.audit import audit_run, background_colour, choose_donors, find_cells, stain_of_groups
+from train.audit import audit_run, background_colour, choose_donors, stain_of_groups, white_cells
 from train.errors import DataError
 from train.index import Index
 from train.pixels import load_pixels
@@ -90,8 +90,11 @@ def test_real_network_on_rendered_fields(rendered_run: Path, tmp_path: Path, cap
 def test_cells_are_found_and_the_common_background_is_between_the_two(crops: Crops) -> None:
     index = crops("a")
     pixels, test = load_pixels(index), index.select("grouped", "test")
-    masks = find_cells(pixels, test)
+    masks = white_cells("cell", pixels, test)
     assert masks.shape == (8, 224, 224) and masks[:, 112, 112].all() and not masks[:, :40].any()
+    two = np.concatenate([pixels[test[0]], pixels[test[1]]], axis=1)[None, ::2, ::2]
+    fields = white_cells("field", two, [0])
+    assert fields.shape == (1, 112, 224) and fields[0, 56, 56] and fields[0, 56, 168] and not fields[0, :, 112].any()
     colour = background_colour(pixels, test, masks)
     assert np.abs(colour.astype(int) - (225, 222, 228)).max() <= 12
 
