@@ -84,7 +84,7 @@ def pair_runs(infos: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         Lines: ``task``, ``labels``, ``backbone``, ``input_px``, ``pretrained``, ``taught``, ``epochs``,
-        ``augmentation``; ``protocols``: protocol -> ``run``, ``n``, ``groups``, ``macro_f1``, ``control`` and
+        ``augmentation``, ``standardised``; ``protocols``: protocol -> ``run``, ``n``, ``groups``, ``macro_f1``, ``control`` and
         ``control_macro_f1`` (the best one); ``cost``: what the runs say of it.
 
     Raises:
@@ -95,7 +95,8 @@ def pair_runs(infos: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         if "metrics" not in info:
             raise DataError(f"{folder}: not evaluated", todo=f"run: python -m train evaluate {folder}")
         same = ("task", "labels", "backbone", "input_px", "pretrained", "data_sha256", "config")
-        identity = json.dumps([*(info[key] for key in same), bool(info.get("teacher"))], sort_keys=True)
+        newer = (bool(info.get("teacher")), standardisation(info))
+        identity = json.dumps([*(info[key] for key in same), *newer], sort_keys=True)
         number = 0  # runs that are equal even in their protocol stand on lines of their own
         while info["protocol"] in lines.setdefault((identity, number), _line(info))["protocols"]:
             number += 1
@@ -118,6 +119,7 @@ def _line(info: dict[str, Any]) -> dict[str, Any]:
         "taught": bool(info.get("teacher")),
         "epochs": info["config"]["epochs"],
         "augmentation": augmentation_name(info),
+        "standardised": standardisation(info),
         "protocols": {},
         "cost": {},
     }
@@ -213,6 +215,12 @@ def picture(lines: Sequence[dict[str, Any]]) -> Any:
     return interval_picture(names, series, "macro-F1, test split, 95 % interval over groups")
 
 
+def standardisation(info: dict[str, Any]) -> list[str]:
+    """Return what a run's ``run.json`` says was done to its pixels, in words."""
+    stated = info.get("preprocess", {})
+    return [f"{what} {stated[what]}" for what in ("background", "stain") if stated.get(what, "keep") != "keep"]
+
+
 def _title(line: dict[str, Any]) -> str:
     from .backbones import BACKBONES
 
@@ -226,4 +234,5 @@ def _origin(line: dict[str, Any]) -> str:
 def _schedule(line: dict[str, Any]) -> str:
     extra = [f"augmentation {line['augmentation']}"] if line["augmentation"] != "full" else []
     extra += ["taught"] if line["taught"] else []
+    extra += line["standardised"]
     return ", ".join([f"{line['epochs']} epochs", f"{line['input_px']} px", *extra])

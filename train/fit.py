@@ -22,7 +22,7 @@ import numpy as np
 
 from edge_runtime.errors import UsageError
 from edge_runtime.files import write_text
-from edge_runtime.preprocess import Preprocess
+from edge_runtime.preprocess import STAINS, Preprocess
 
 from .errors import DataError
 from .index import PROTOCOLS, read_index
@@ -52,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights-scaling", choices=("tf", "imagenet"), default="tf", help="input scaling the weights file expects"
     )
     parser.add_argument("--px", type=int, metavar="X", help="input size, pixels (default: the backbone's native one)")
+    parser.add_argument(
+        "--background", choices=("keep", "neutral"), default="keep", help="what lies outside the white cells"
+    )
+    parser.add_argument("--stain", choices=STAINS, default="keep", help="reinhard: one stain for all (default keep)")
     parser.add_argument("--augmentation", choices=list(AUGMENTATIONS), default="full")
     parser.add_argument("--teacher", type=Path, metavar="RUN", help="run of a bigger network to learn from, too")
     for field in dataclasses.fields(FitConfig):
@@ -79,13 +83,18 @@ def run(args: argparse.Namespace) -> None:
     devices = _devices(args.devices, args.accelerator)
     if config.batch % (devices * args.nodes):
         raise UsageError("--batch must divide evenly", got=f"{config.batch} pictures, {devices * args.nodes} processes")
+    index = read_index(args.index)
     plan = Plan(
-        read_index(args.index),
+        index,
         args.protocol,
         args.backbone,
         args.weights,
         args.weights_scaling,
-        Preprocess(args.px or BACKBONES[args.backbone].native_px),
+        Preprocess(
+            args.px or BACKBONES[args.backbone].native_px,
+            background="keep" if args.background == "keep" else f"neutral-{index.task.kind}",
+            stain=args.stain,
+        ),
         AUGMENTATIONS[args.augmentation],
         args.teacher,
         config,

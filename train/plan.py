@@ -63,6 +63,7 @@ class Plan:
             "labels": list(task.labels),
             "backbone": self.backbone,
             "input_px": self.preprocess.input_px,
+            "preprocess": dataclasses.asdict(self.preprocess),
             "protocol": self.protocol,
             "seed": self.config.seed,
             "split_seed": index.info.get("split_seed"),

@@ -12,8 +12,9 @@ from PIL import Image
 from scipy import ndimage
 
 from edge_runtime.cells import FIELD_PX, FieldCells, central_cell, find_cells
-from train.morphology import FIELD_UM, FIELDS, MORPHOLOGIES, RED_CELL_UM
+from train.morphology import MORPHOLOGIES
 from train.render import Rendering, render_cell, render_field
+from train.smears import FIELD_UM, FIELDS, RED_CELL_UM
 
 FIELD_SIDE = 448
 

@@ -68,6 +68,7 @@ def straight(small_index: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_run_folder_is_whole(straight: Path, small_index: Path) -> None:
     run = read_run(straight)
     assert run.protocol == "grouped" and run.input_px == 96 and run.info["config"]["epochs"] == 3
+    assert run.preprocess.background == run.preprocess.stain == "keep"
     assert run.info["cost"]["parameters"] == sum(p.numel() for p in run.network.parameters())
     assert [row["px"] for row in _history(straight)] == [64, 96, 96]
     assert (straight / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -160,6 +161,18 @@ def test_patience_ends_a_run_and_the_best_epoch_is_kept(
     assert len(kept) == 5, "three epochs without a better one after the second; a tie with a higher loss is not better"
     assert run.info["validation"]["epoch"] == 2
     assert all((tensor == kept[1][name]).all() for name, tensor in run.network.state_dict().items())
+
+
+def test_standardised_pixels_are_part_of_the_run(small_index: Path, tmp_path: Path) -> None:
+    from train.index import read_index
+    from train.pixels import load_pixels
+
+    options = [*SHORT[2:], "--epochs", "2", "--backbone", "custom", "--px", "64", "--background", "neutral"]
+    assert main(["fit", str(small_index), *options, "--stain", "reinhard", "--out", str(tmp_path / "run")]) == 0
+    run = read_run(tmp_path / "run")
+    assert (run.preprocess.background, run.preprocess.stain) == ("neutral-field", "reinhard")
+    index = read_index(small_index)
+    assert (load_pixels(index, run.preprocess) != load_pixels(index, run.preprocess.plain)).any()
 
 
 def test_a_teacher_is_learnt_from(straight: Path, small_index: Path, tmp_path: Path) -> None:
