@@ -84,8 +84,8 @@ def pair_runs(infos: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         Lines: ``task``, ``labels``, ``backbone``, ``input_px``, ``pretrained``, ``taught``, ``epochs``,
-        ``augmentation``, ``standardised``; ``protocols``: protocol -> ``run``, ``n``, ``groups``, ``macro_f1``, ``control`` and
-        ``control_macro_f1`` (the best one); ``cost``: what the runs say of it.
+        ``augmentation``, ``standardised``; ``protocols``: protocol -> ``run``, ``n``, ``groups``, ``macro_f1``,
+        ``control`` and ``control_macro_f1`` (the best one); ``cost``: what the runs say of it.
 
     Raises:
         DataError: a run is not evaluated.
