@@ -103,8 +103,8 @@ def test_every_cell_of_a_rendered_field_is_found_once(label: str) -> None:
             nothing_there += (rendering.nucleus[nuclei == number]).mean() < 0.3
             found_twice += number not in owners and np.isin(labels[nuclei == number], whole).mean() > 0.5
     assert wanted > 15
-    # "Benign" has small lymphocytes; one that touches another nucleus is taken for its lobe
-    assert hits / wanted > (0.92 if label == "Benign" else 0.97)
+    # these have small lymphocytes; one that touches another nucleus is taken for its lobe
+    assert hits / wanted > (0.92 if label in ("Benign", "CLL") else 0.97)
     assert (nothing_there + found_twice) / found_in_all < 0.03
 
 
