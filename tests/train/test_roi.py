@@ -9,8 +9,16 @@ import pytest
 
 from edge_runtime.cells import central_cell, find_cells
 from train import roi
-from train.morphology import CELL_STAIN, CELL_UM, FIELD_UM, FIELDS, MORPHOLOGIES, RED_CELL_UM
-from train.render import render_cell, render_field
+from train.render import (
+    CELL_STAIN,
+    CELL_UM,
+    FIELD_UM,
+    FIELDS,
+    MORPHOLOGIES,
+    RED_CELL_UM,
+    render_cell,
+    render_field,
+)
 
 SIDE = 320
 
