@@ -33,7 +33,7 @@ from .preprocess import Box, Pixels
 from .red_cells import like_red_cells, red_cell_diameter
 from .stain import STAINED, Density, optical_density, otsu, purple
 
-FINDER = 2
+FINDER = 3
 """Number of this way to find cells; it changes when any mask may change, and caches of masks carry it."""
 
 FIELD_PX = (320, 640)

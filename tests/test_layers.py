@@ -8,7 +8,19 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = {"torch", "torchvision", "tensorflow", "onnx", "nncf", "cv2", "scipy", "matplotlib", "sklearn", "lightning"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "tensorflow",
+    "onnx",
+    "nncf",
+    "cv2",
+    "scipy",
+    "skimage",
+    "matplotlib",
+    "sklearn",
+    "lightning",
+}
 
 
 def test_import_contracts_hold() -> None:
