@@ -1,9 +1,12 @@
-"""Audit: what a network rests on, asked by changing one thing in its test pictures at a time.
+"""Audit: what a network rests on, asked by changing one thing in its pictures at a time.
 
 What comes in is an evaluated run and its index; what goes out is a row per treatment - macro-F1, its paired difference
 to the untouched pictures, the operating points at their stored thresholds - and the worst case, written into
 ``run.json`` under ``audit``. A high figure on untouched pictures says little where another background, or the stain of
 another day, takes it away. Nothing is chosen here; what is changed, and what should follow, is `train.treatments`.
+
+Between several recipes, choose by the audit of the validation split (``--split val``, ``audit_val`` in ``run.json``).
+Pictures are treated as they came; a run that standardises its pictures does so afterwards, as the device would.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.cells import central_cell, find_cells
-from edge_runtime.masks import Mask, resized
 from edge_runtime.preprocess import Pixels
+from edge_runtime.standardise import KEPT, standardise
 
 from .evaluate import (
     SEED,
@@ -46,6 +48,7 @@ _BLOCK = 64  # pictures held in memory at a time, changed and unchanged
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="evaluated run folder")
+    parser.add_argument("--split", choices=("val", "test"), default="test", help="val: to choose between recipes")
     parser.add_argument("--index", type=Path, metavar="FOLDER", help="where the run's index lies now, if it was moved")
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
 
@@ -53,25 +56,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Audit a run and print what was found."""
     one = read_run(args.run_folder)
-    found = audit_run(one, index_of(one, args.index))
+    found = audit_run(one, index_of(one, args.index), args.split)
     text = json.dumps(found, indent=2, allow_nan=False) if args.json else audit_report(one.info, found)
     sys.stdout.write(text + "\n")
 
 
-def audit_run(run: Run, index: Index, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Ask the network about every treatment of its test pictures and write the answers into the run folder.
+def audit_run(run: Run, index: Index, split: str = "test", resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Ask the network about every treatment of its pictures and write the answers into the run folder.
 
     Args:
         run: evaluated.
         index: the one it was trained on.
+        split: whose pictures, "test" or "val".
         resamples: of every interval.
 
     Returns:
-        ``protocol``, ``n``, ``interval``; ``cells_found``: pictures in which a white cell was found; ``field_rgb``: the
-        one background colour; ``chance_macro_f1``: of always saying the most frequent class; ``as_is`` and ``rows``
-        (``name``, ``expected``, ``text``, ``changed``: how many pictures differ, intervals ``macro_f1``,
-        ``balanced_accuracy`` and ``macro_f1_difference_pp`` (paired), ``operating_points``); ``without_effect``: names
-        of treatments that changed no picture; ``worst``: of the rows that should hold, ``name`` and ``macro_f1``.
+        ``protocol``, ``split``, ``n``, ``interval``; ``cells_found``: pictures in which a white cell was found;
+        ``field_rgb``: the one background colour; ``chance_macro_f1``: of always saying the most frequent class;
+        ``as_is`` and ``rows`` (``name``, ``expected``, ``text``, ``changed``: how many pictures differ, intervals
+        ``macro_f1``, ``balanced_accuracy`` and ``macro_f1_difference_pp`` (paired), ``operating_points``);
+        ``without_effect``: names of treatments that changed no picture; ``worst``: of the rows that should hold,
+        ``name`` and ``macro_f1``.
 
     Raises:
         DataError: not evaluated, or the index has changed.
@@ -81,19 +86,21 @@ def audit_run(run: Run, index: Index, resamples: int = RESAMPLES) -> dict[str, A
     from .pixels import load_pixels
 
     require_evaluated(run)
-    pixels, test = load_pixels(index, run.preprocess), index.select(run.protocol, "test")
-    masks = white_cells(index.task.kind, pixels, test)
-    donors = choose_donors(index, test, masks)
-    field_rgb = background_colour(pixels, test, masks)
-    stain = stain_of_groups(index, pixels, test)
-    network, judge = run.network.to(best_device()), _Judge(run, index, test, resamples)
-    reference, _ = network_outputs(network, pixels, test, progress="as it is")
+    pixels, numbers = load_pixels(index, run.preprocess.plain), index.select(run.protocol, split)
+    masks = white_cells(index.task.kind, pixels, numbers)
+    donors = choose_donors(index, numbers, masks)
+    field_rgb = background_colour(pixels, numbers, masks)
+    stain = stain_of_groups(index, pixels, numbers)
+    network, judge = run.network.to(best_device()), _Judge(run, index, numbers, resamples)
+    reference, _ = network_outputs(network, load_pixels(index, run.preprocess), numbers, progress="as it is")
     rows, without_effect = [], []
     for treatment in tqdm(TREATMENTS, desc="audit", unit="treatment", leave=False, disable=None):
         changed, outputs = 0, []
-        for block in _blocks(index, pixels, test, masks, donors, stain, field_rgb):
+        for block in _blocks(index, pixels, numbers, masks, donors, stain, field_rgb):
             treated = treatment.change(block)
             changed += int((treated != block.pixels).any((1, 2, 3)).sum())
+            if run.preprocess.standardises:
+                treated = np.stack([standardise(picture, run.preprocess) for picture in treated])
             outputs.append(network_outputs(network, treated, range(len(treated)), progress=None)[0])
         if not changed:
             without_effect.append(treatment.name)
@@ -106,7 +113,8 @@ def audit_run(run: Run, index: Index, resamples: int = RESAMPLES) -> dict[str, A
     (majority,) = (row for row in run.info["metrics"]["controls"] if row["name"] == "majority")
     found = {
         "protocol": describe_protocol(index, run.protocol),
-        "n": len(test),
+        "split": split,
+        "n": len(numbers),
         "interval": judge.interval(reference),
         "cells_found": int(masks.any((1, 2)).sum()),
         "field_rgb": field_rgb.tolist(),
@@ -116,19 +124,8 @@ def audit_run(run: Run, index: Index, resamples: int = RESAMPLES) -> dict[str, A
         "without_effect": without_effect,
         "worst": {key: worst[key] for key in ("name", "macro_f1", "macro_f1_difference_pp")},
     }
-    write_info(run.folder, run.info | {"audit": found})
+    write_info(run.folder, run.info | {"audit" if split == "test" else "audit_val": found})
     return found
-
-
-def _cells_of_field(picture: Pixels) -> Mask:
-    return resized(find_cells(picture).labels > 0, picture.shape[1], picture.shape[0])
-
-
-CELLS: dict[str, Callable[[Pixels], Mask]] = {
-    "cell": lambda picture: central_cell(picture).cell,
-    "field": _cells_of_field,
-}
-"""Where the white cells are that a picture is about, by the task's kind: the one in the middle, or all."""
 
 
 def white_cells(kind: str, pixels: Pixels, numbers: Sequence[int]) -> Masks:
@@ -146,7 +143,7 @@ def white_cells(kind: str, pixels: Pixels, numbers: Sequence[int]) -> Masks:
 
     found = np.zeros((len(numbers), *pixels.shape[1:3]), dtype=bool)
     for mask, i in zip(found, tqdm(numbers, desc="find cells", unit="picture", leave=False, disable=None), strict=True):
-        mask[:] = CELLS[kind](np.ascontiguousarray(pixels[i]))
+        mask[:] = KEPT[f"neutral-{kind}"](np.ascontiguousarray(pixels[i]))
     return found
 
 
@@ -241,31 +238,31 @@ def _blocks(
 
 @dataclass(frozen=True)
 class _Judge:
-    """Measures answers to the test pictures of a run, always in the same way.
+    """Measures answers to the pictures of a run, always in the same way.
 
     Attributes:
         run: whose temperature and thresholds.
         index: whose pictures.
-        test: rows of the index.
+        numbers: rows of the index.
         resamples: of every interval.
     """
 
     run: Run
     index: Index
-    test: Sequence[int]
+    numbers: Sequence[int]
     resamples: int
 
     def __call__(self, logits: Logits) -> dict[str, Any]:
         """Return ``macro_f1``, ``balanced_accuracy`` and ``operating_points``."""
         found, info = self._labels(logits), self.run.info
         points = measure_points(
-            logits, self.index, self.test, info["temperature"], info["operating_points"], self.resamples
+            logits, self.index, self.numbers, info["temperature"], info["operating_points"], self.resamples
         )
         return {key: found[key] for key in ("macro_f1", "balanced_accuracy")} | {"operating_points": points}
 
     def difference(self, reference: Logits, logits: Logits) -> dict[str, Any]:
         """Return ``macro_f1_difference_pp`` against `reference`, paired picture by picture."""
-        labels, targets = self.run.task.labels, self.index.targets(self.test)
+        labels, targets = self.run.task.labels, self.index.targets(self.numbers)
         paired = paired_difference(reference, logits, targets, self._groups, labels, SEED, self.resamples)
         return {"macro_f1_difference_pp": paired["macro_f1_difference_pp"]}
 
@@ -275,9 +272,9 @@ class _Judge:
         return how
 
     def _labels(self, logits: Logits) -> dict[str, Any]:
-        targets, classes = self.index.targets(self.test), len(self.run.task.labels)
+        targets, classes = self.index.targets(self.numbers), len(self.run.task.labels)
         return evaluate_labels(logits.argmax(1), targets, classes, self._groups, SEED, self.resamples)
 
     @property
     def _groups(self) -> list[str]:
-        return [self.index.rows[i].group for i in self.test]
+        return [self.index.rows[i].group for i in self.numbers]

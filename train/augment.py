@@ -68,8 +68,10 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "geometry": replace(_NOTHING, turn=0.5, mirror=0.5, scale=0.22, shift=0.06),
     "full": Augmentation(),
     "background": Augmentation(background=0.5),
+    "strong": Augmentation(hue=0.12, saturation=0.5, blur_sigma=2.5, background=0.5),
 }
-"""By name, for the command line: nothing; position and size only; all but the background; all."""
+"""By name, for the command line: nothing; position and size only; all but the background; all; all, with the colour and
+sharpness of cameras further apart."""
 
 
 class Chance:

@@ -98,6 +98,7 @@ def run(args: argparse.Namespace) -> None:
         AUGMENTATIONS[args.augmentation],
         args.teacher,
         config,
+        args.precision,
     )
     # head-only epochs leave the backbone without gradients, which plain DDP takes for an error
     strategy = "auto" if devices == 1 and args.nodes == 1 else "ddp_find_unused_parameters_true"

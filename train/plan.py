@@ -34,6 +34,7 @@ class Plan:
         augmentation: strengths.
         teacher: run folder of a bigger network, or None.
         config: schedule.
+        precision: of the arithmetic, as Lightning Fabric names it.
     """
 
     index: Index
@@ -45,6 +46,7 @@ class Plan:
     augmentation: Augmentation
     teacher: Path | None
     config: FitConfig
+    precision: str = "32-true"
 
     @property
     def from_file(self) -> bool:
@@ -65,6 +67,7 @@ class Plan:
             "input_px": self.preprocess.input_px,
             "preprocess": dataclasses.asdict(self.preprocess),
             "protocol": self.protocol,
+            "precision": self.precision,
             "seed": self.config.seed,
             "split_seed": index.info.get("split_seed"),
             "index": str(index.folder),

@@ -47,6 +47,10 @@ def _fit_options(info: dict[str, Any]) -> list[str]:
     options += ["--weights", _weights(info["pretrained"])]
     if info["input_px"] != BACKBONES[info["backbone"]].native_px:
         options += ["--px", str(info["input_px"])]
+    stated = info.get("preprocess", {})
+    options += ["--background", "neutral"] if stated.get("background", "keep") != "keep" else []
+    options += ["--stain", stated["stain"]] if stated.get("stain", "keep") != "keep" else []
+    options += ["--precision", info["precision"]] if info.get("precision", "32-true") != "32-true" else []
     if info.get("teacher"):
         options += ["--teacher", "TEACHER"]
     augmentation = augmentation_name(info)

@@ -92,8 +92,8 @@ def audit_report(info: dict[str, Any], found: dict[str, Any]) -> str:
     """
     worst, protocol = found["worst"], found["protocol"]
     parts = [
-        f"{info['task']}, {info['backbone']}: shortcut audit on {found['n']} test pictures of "
-        f"{protocol['groups']['test']} groups",
+        f"{info['task']}, {info['backbone']}: shortcut audit on {found['n']} {found['split']} pictures "
+        f"of {protocol['groups'][found['split']]} groups",
         _table(*audit_rows(found)),
         f"worst case of what should hold: {worst['name']}, macro-F1 {interval_text(worst['macro_f1'])}\n"
         f"always the most frequent class: macro-F1 {found['chance_macro_f1']:.3f}\n"

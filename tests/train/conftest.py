@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from edge_runtime.preprocess import Preprocess
 from train.index import Index, build_index, write_index
+from train.pixels import DEFAULT
 from train.run_folder import Run, write_info
 from train.tasks import TASKS
 
@@ -84,9 +86,9 @@ def crops(tmp_path: Path) -> Callable[..., Index]:
 
 @pytest.fixture
 def read_by(tmp_path: Path) -> Callable[[Index, nn.Module], Run]:
-    """Return what makes an evaluated run of a `Reader`: ``read_by(index, network)``."""
+    """Return what makes an evaluated run of a `Reader`: ``read_by(index, network, preprocess)``."""
 
-    def make(index: Index, network: nn.Module) -> Run:
+    def make(index: Index, network: nn.Module, preprocess: Preprocess = DEFAULT) -> Run:
         folder = tmp_path / "run"
         folder.mkdir(exist_ok=True)
         (question,) = index.task.operating_points
@@ -96,7 +98,8 @@ def read_by(tmp_path: Path) -> Callable[[Index, nn.Module], Run]:
             "task": index.task.name,
             "labels": list(index.task.labels),
             "backbone": "mobilenetv2",
-            "input_px": 224,
+            "input_px": preprocess.input_px,
+            "preprocess": dataclasses.asdict(preprocess),
             "protocol": "grouped",
             "index": str(index.folder),
             "data_sha256": index.sha256,

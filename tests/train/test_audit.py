@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_runtime.preprocess import Preprocess
 from train import audit
 from train.audit import audit_run, background_colour, choose_donors, stain_of_groups, white_cells
 from train.errors import DataError
@@ -69,6 +70,26 @@ def test_result_goes_into_the_run_and_is_the_same_again(crops: Crops, read_by: R
     assert "worst case of what should hold" in text and "8 of 8 pictures" in text
     for row in found["rows"]:
         assert row["name"] in text
+
+
+def test_recipes_are_chosen_on_the_validation_split(crops: Crops, read_by: ReadBy) -> None:
+    index = crops("a")
+    run = read_by(index, READS_CELL)
+    found = audit_run(run, index, "val", resamples=20)
+    info = read_info(run.folder)
+    assert "audit" not in info and info["audit_val"]["n"] == found["n"] == len(index.select("grouped", "val")) == 4
+    assert "4 val pictures of 4 groups" in audit_report(run.info, found)
+
+
+def test_pictures_are_treated_before_they_are_standardised(crops: Crops, read_by: ReadBy) -> None:
+    index = crops("a")
+    neutral = Preprocess(224, background="neutral-cell")
+    found = audit_run(read_by(index, READS_BACKGROUND, neutral), index, resamples=20)
+    rows = by_name(found)
+    assert rows["background swapped"]["changed"] == 8 and rows["channels GBR"]["changed"] == 8
+    # whatever background comes, the network sees the neutral one: one answer for all
+    for name in ("background swapped", "brighter"):
+        assert rows[name]["macro_f1"]["value"] == pytest.approx(1 / 3)
 
 
 def test_real_network_on_rendered_fields(rendered_run: Path, tmp_path: Path, capsys) -> None:

@@ -192,6 +192,11 @@ def test_commands_make_the_run_again(full_run: Path) -> None:
     index, fit = (build_parser().parse_args(lines[i]) for i in (0, 2))
     assert index.labels == ["Early", "Pre"] and fit.px == 160 and fit.augmentation == "geometry"
     assert str(fit.teacher) == "TEACHER" and fit.weights == "none"
+    assert (fit.background, fit.stain, fit.precision) == ("keep", "keep", "32-true")
+    standardised = {"input_px": 224, "background": "neutral-field", "stain": "reinhard"}
+    line = commands(full_run, info | {"preprocess": standardised, "precision": "bf16-mixed"})[2]
+    fit = build_parser().parse_args(shlex.split(line)[3:])
+    assert (fit.background, fit.stain, fit.precision) == ("neutral", "reinhard", "bf16-mixed")
 
 
 def test_augmentation_is_known_by_its_strengths() -> None:
