@@ -26,7 +26,7 @@ def _measure(args: argparse.Namespace) -> None:
     from edge_runtime.bundle import default_bundles
 
     from . import cost
-    from .tables import write_readme
+    from .tables import write_pages
 
     found: dict[str, object] = {"machine": cost.machine()}
     names = list(default_bundles())
@@ -42,7 +42,7 @@ def _measure(args: argparse.Namespace) -> None:
         sys.stderr.write(f"{title} ...\n")
         found[title] = {name: measure(name) for name in names}
     write_text(RESULTS, json.dumps(found, indent=1) + "\n")
-    write_readme()
+    write_pages()
     sys.stderr.write(f"{RESULTS} and the README's tables are written\n")
 
 

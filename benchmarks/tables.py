@@ -1,23 +1,21 @@
-"""Tables: the README's figures, written from what was measured and from nothing else.
+"""Tables: the README's figures, written from what was measured and from nothing else; and those of the other pages.
 
 What comes in are ``references/*/run.json`` and ``bundle-evaluation.json`` (accuracy), the shipped manifests (parity)
-and ``results/cost.json``; what goes out are the README's tables, between ``<!-- table: NAME -->`` and ``<!-- end -->``.
-A test compares the README with what this module would write.
+and ``results/cost.json``; what goes out are tables. A test compares the pages with what this module would write.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edge_runtime.bundle import default_bundles, open_bundle
 from edge_runtime.files import write_text
 
+from .markdown import table, with_tables
+
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
 COST = Path(__file__).parent / "results" / "cost.json"
 PROTOCOLS = {"stratified": "-stratified", "grouped": ""}
 """Protocol -> what its folder in ``references`` adds to the task's name; the grouped one is shipped."""
@@ -45,9 +43,9 @@ def accuracy_table() -> str:
     return "\n\n".join(
         (
             "Macro-F1 on the test split; controls see colours only:",
-            _table(head, rows),
+            table(head, rows),
             "The yes/no question of each task, at the threshold stored in the bundle (chosen on validation):",
-            _table(("question, protocol, pictures", "model", "AUROC", "sensitivity", "specificity"), points),
+            table(("question, protocol, pictures", "model", "AUROC", "sensitivity", "specificity"), points),
         )
     )
 
@@ -79,7 +77,7 @@ def parity_table() -> str:
             for row in parity["rows"]
         ]
         title = f"`{task}`, {parity['pictures']} test pictures, model {len(bundle.read('model.tflite')) / 1e6:.2f} MB:"
-        parts.append(f"{title}\n\n{_table(('step', 'measure', 'value', 'limit', ''), rows)}")
+        parts.append(f"{title}\n\n{table(('step', 'measure', 'value', 'limit', ''), rows)}")
     return "\n\n".join(parts)
 
 
@@ -101,7 +99,7 @@ def cost_table() -> str:
                 ]
             )
     head = ("inference, interleaved in one process", "threads", "p50 ms", "p90 ms", "p99 ms", "ratio of medians")
-    parts.append(_table(head, rows))
+    parts.append(table(head, rows))
     rows = [
         [
             name,
@@ -111,13 +109,13 @@ def cost_table() -> str:
         for name, both in found["class_map"].items()
         for one in both
     ]
-    parts.append(_table(("graph with class map / the same graph without", "threads", "ratio of medians"), rows))
+    parts.append(table(("graph with class map / the same graph without", "threads", "ratio of medians"), rows))
     rows = []
     for name, answer in found["answer"].items():
         for part, values in answer["parts"].items():
             title = f"{name}: {part}" + (f" ({answer['picture']})" if part == "decode" else "")
             rows.append([title, *(f"{values[f'{q}_ms']:.2f}" for q in ("p50", "p90", "p99"))])
-    parts.append(_table(("one answer, 1 thread", "p50 ms", "p90 ms", "p99 ms"), rows))
+    parts.append(table(("one answer, 1 thread", "p50 ms", "p90 ms", "p99 ms"), rows))
     rows = [
         [
             f"`classify --json {one['picture']}`",
@@ -126,27 +124,20 @@ def cost_table() -> str:
         ]
         for one in found["command"].values()
     ]
-    parts.append(_table(("fresh process, start to printed JSON", "p50 s", "p90 s", "p99 s", "peak RSS, MB"), rows))
+    parts.append(table(("fresh process, start to printed JSON", "p50 s", "p90 s", "p99 s", "peak RSS, MB"), rows))
     return "\n\n".join(parts)
 
 
-TABLES = {"accuracy": accuracy_table, "parity": parity_table, "cost": cost_table}
+PAGES = {
+    ROOT / "README.md": {"accuracy": accuracy_table, "parity": parity_table, "cost": cost_table},
+}
+"""Page -> its tables."""
 
 
-def with_tables(text: str) -> str:
-    """Return the README's text with every table made anew."""
-    for name, make in TABLES.items():
-        pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        if not pattern.search(text):
-            raise ValueError(f"README.md: no place for the table {name}")
-        table = make()
-        text = pattern.sub(lambda place, table=table: f"{place[1]}\n{table}\n\n{place[2]}", text)
-    return text
-
-
-def write_readme() -> None:
-    """Write the README's tables anew."""
-    write_text(README, with_tables(README.read_text(encoding="utf-8")))
+def write_pages() -> None:
+    """Write the tables of all pages anew."""
+    for page, tables in PAGES.items():
+        write_text(page, with_tables(page.read_text(encoding="utf-8"), tables))
 
 
 def _read(path: Path) -> Any:
@@ -161,10 +152,5 @@ def _plain(found: dict[str, float]) -> str:
     return f"{found['value']:.3f}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 if __name__ == "__main__":
-    write_readme()
+    write_pages()

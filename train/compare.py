@@ -26,7 +26,7 @@ from .errors import DataError
 from .index import PROTOCOLS
 from .reproduce import augmentation_name
 from .resampling import Interval
-from .run_folder import read_info
+from .run_folder import WEIGHTS, read_info
 from .tables import best_control, interval_text
 
 EPILOG = """train what is to be compared with a loop of your shell:
@@ -228,7 +228,8 @@ def _title(line: dict[str, Any]) -> str:
 
 
 def _origin(line: dict[str, Any]) -> str:
-    return {"none": "scratch", "imagenet": "ImageNet (hub)"}.get(line["pretrained"], line["pretrained"])
+    named = {"none": "scratch", "imagenet": "ImageNet (hub)", WEIGHTS: "an earlier run"}
+    return named.get(line["pretrained"], line["pretrained"])
 
 
 def _schedule(line: dict[str, Any]) -> str:

@@ -9,7 +9,6 @@ these: they show what the tables say, not what a microscope saw.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -271,6 +270,6 @@ def run(args: argparse.Namespace) -> None:
     task = TASKS[args.task]
 
     def bar(work: Sequence[tuple[str, int]]) -> Any:
-        return tqdm(work, desc=f"render {task.name}", unit="picture", file=sys.stderr)
+        return tqdm(work, desc=f"render {task.name}", unit="picture", disable=None)
 
     write_rendered(args.out, task.labels, args.per_class, args.seed, task.kind, args.px, bar)
