@@ -57,6 +57,10 @@ def guarded(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = N
     except BrokenPipeError:  # the reader of a pipe (head, say) has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # the file system's own refusals, wherever they come from
+        where = f"{error.filename}: " if error.filename else ""
+        complain(f"{where}{error.strerror or error}")
+        return LeukoscopeError.exit_status
 
 
 def complain(message: str, kind: str = "error") -> None:

@@ -60,14 +60,21 @@ class Checkpoint:
         """Restore what `save` wrote, in place; return the history, empty where there is nothing to resume.
 
         Raises:
-            DataError: it is another run's.
+            DataError: it is another run's, or damaged.
         """
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         if not self.file.is_file():
             return []
-        with safe_open(self.file, framework="pt") as stored:
-            meta = stored.metadata()
+        damaged = DataError(f"{self.file}: not a checkpoint", got="a damaged file", todo="delete it to start anew")
+        try:
+            opened = safe_open(self.file, framework="pt")
+        except SafetensorError:
+            raise damaged from None
+        with opened as stored:
+            meta = stored.metadata() or {}
+            if "identity" not in meta or "history" not in meta:
+                raise damaged
             if meta["identity"] != self.identity:
                 raise DataError(
                     f"{self.folder}: checkpoint of another run",
@@ -88,7 +95,8 @@ class Checkpoint:
         return history
 
     def remove(self) -> None:
-        """Delete it: the run is done."""
-        self.file.unlink(missing_ok=True)
+        """Delete it, and what a kill in the middle of writing may have left: the run is done."""
+        for file in (self.file, *self.folder.glob(f".{self.file.name}.*.part")):
+            file.unlink(missing_ok=True)
         if self.folder.is_dir():
             self.folder.rmdir()

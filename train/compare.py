@@ -95,7 +95,7 @@ def pair_runs(infos: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         if "metrics" not in info:
             raise DataError(f"{folder}: not evaluated", todo=f"run: python -m train evaluate {folder}")
         same = ("task", "labels", "backbone", "input_px", "pretrained", "data_sha256", "config")
-        newer = (bool(info.get("teacher")), standardisation(info))
+        newer = (bool(info.get("teacher")), standardisation(info), info.get("precision", "32-true"))
         identity = json.dumps([*(info[key] for key in same), *newer], sort_keys=True)
         number = 0  # runs that are equal even in their protocol stand on lines of their own
         while info["protocol"] in lines.setdefault((identity, number), _line(info))["protocols"]:

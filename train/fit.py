@@ -27,7 +27,7 @@ from edge_runtime.preprocess import STAINS, Preprocess
 from .errors import DataError
 from .index import PROTOCOLS, read_index
 from .plan import Plan
-from .schedule import FitConfig
+from .schedule import MIN_PX, FitConfig
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         kind = {"int": int, "float": float}[str(field.type)]
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, metavar="X")
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed", "16-mixed"), default="32-true")
-    parser.add_argument("--accelerator", default="auto", help="auto, cpu, cuda (default auto)")
+    parser.add_argument("--accelerator", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")
     parser.add_argument("--devices", default="auto", help="how many per machine (default auto)")
     parser.add_argument("--nodes", type=int, default=1, help="machines; start with torchrun when more than one")
 
@@ -76,14 +76,20 @@ def run(args: argparse.Namespace) -> None:
     from lightning.fabric import Fabric
 
     config = FitConfig(**{field.name: getattr(args, field.name) for field in dataclasses.fields(FitConfig)})
-    if config.epochs < 1 or config.batch < 2 or config.head_epochs >= config.epochs:
-        raise UsageError("--epochs must exceed --head-epochs, and --batch be at least 2", got=f"{config}")
+    config.check()
+    if args.px is not None and args.px < MIN_PX:
+        raise UsageError("--px", got=args.px, expected=f"{MIN_PX} or more")
+    if args.nodes < 1 or not (args.devices == "auto" or (args.devices.isdecimal() and int(args.devices) > 0)):
+        raise UsageError(
+            "--devices and --nodes", got=f"{args.devices}, {args.nodes}", expected="numbers from 1, or auto"
+        )
     if (args.out / "run.json").is_file():
         raise DataError(f"{args.out}: holds a finished run", todo="give another --out, or delete it")
     devices = _devices(args.devices, args.accelerator)
     if config.batch % (devices * args.nodes):
         raise UsageError("--batch must divide evenly", got=f"{config.batch} pictures, {devices * args.nodes} processes")
     index = read_index(args.index)
+    args.out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is known before, not after
     plan = Plan(
         index,
         args.protocol,

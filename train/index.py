@@ -143,7 +143,7 @@ def write_index(index: Index) -> None:
 
 
 def _quoted(cell: str) -> str:
-    return '"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\n') else cell
+    return '"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\n\r') else cell
 
 
 def read_index(folder: Path) -> Index:
@@ -160,7 +160,8 @@ def read_index(folder: Path) -> Index:
             Row(**(cells | {"box": tuple(map(int, cells["box"].split())) if cells["box"] else None})) for cells in table
         )
         task = TASKS[info["task"]]
-        return Index(folder, Path(info["data"]), task.restricted(info.get("labels", task.labels)), rows, info)
+        index = Index(folder, Path(info["data"]), task.restricted(info.get("labels", task.labels)), rows, info)
+        changed = index.sha256 != info["sha256"]
     except FileNotFoundError as error:
         raise DataError(
             f"{folder}: no index here",
@@ -169,6 +170,14 @@ def read_index(folder: Path) -> Index:
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: not an index of this version", got=f"{type(error).__name__} {error}") from None
+    if changed:
+        raise DataError(
+            f"{folder}: index.csv is not the one that index.json was written with",
+            got=f"sha256 {index.sha256[:12]}",
+            expected=str(info["sha256"])[:12],
+            todo="index again; to change labels, change the data",
+        )
+    return index
 
 
 def build_index(

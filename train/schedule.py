@@ -9,6 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from edge_runtime.errors import UsageError
+
+MIN_PX = 32
+"""Smallest side of a picture: the backbones halve it five times."""
+
 
 @dataclass(frozen=True)
 class FitConfig:
@@ -48,6 +53,29 @@ class FitConfig:
     distill: float = 0.5
     distill_temperature: float = 2.0
     seed: int = 0
+
+    def check(self) -> None:
+        """Raise `UsageError` unless every number is one that can be trained with."""
+        ranges = (
+            ("epochs", self.epochs >= 1, "1 or more"),
+            ("head_epochs", 0 <= self.head_epochs < self.epochs, "0 or more, and fewer than --epochs"),
+            ("batch", self.batch >= 2, "2 or more"),
+            ("lr", self.lr > 0, "more than 0"),
+            ("head_lr", self.head_lr > 0, "more than 0"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("smoothing", 0 <= self.smoothing < 1, "0 to less than 1"),
+            ("balance", self.balance >= 0, "0 or more"),
+            ("source_balance", self.source_balance >= 0, "0 or more"),
+            ("ema_epochs", self.ema_epochs >= 0, "0 or more"),
+            ("small_px", self.small_px >= MIN_PX, f"{MIN_PX} or more"),
+            ("patience", self.patience >= 1, "1 or more"),
+            ("distill", 0 <= self.distill <= 1, "0 to 1"),
+            ("distill_temperature", self.distill_temperature > 0, "more than 0"),
+            ("seed", self.seed >= 0, "0 or more"),
+        )
+        for name, fits, expected in ranges:
+            if not fits:  # also what is not a number
+                raise UsageError(f"--{name.replace('_', '-')}", got=getattr(self, name), expected=expected)
 
     def px(self, epoch: int, input_px: int) -> int:
         """Side of the training pictures in `epoch` (from 0)."""

@@ -11,6 +11,8 @@ import dataclasses
 
 import numpy as np
 
+from edge_runtime.errors import UsageError
+
 from .errors import DataError
 from .index import PROTOCOLS, SPLITS, Index, write_index
 
@@ -33,6 +35,8 @@ def split_index(index: Index, seed: int = 0) -> Index:
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+    if seed < 0:
+        raise UsageError("--seed", got=seed, expected="0 or more")
     strata = np.array([f"{row.source}:{row.label}" for row in index.rows])
     groups = np.array([row.group for row in index.rows])
     columns = {}

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save
 
 from train import loop
+from train.checkpoint import Checkpoint
 from train.cli import main
 from train.errors import DataError
 from train.run_folder import read_run
@@ -244,5 +246,26 @@ def test_nonsense_is_answered_in_one_line(
     assert main(["fit", str(small_index), "--weights", "none", "--batch", "500", *out]) == 1
     assert main(["fit", str(small_index), "--weights", "none", "--batch", "15", "--devices", "2", *out]) == 2
     assert main(["fit", str(small_index), *SHORT, "--out", str(straight)]) == 1
+    (tmp_path / "file").write_text("")
+    plain = ["fit", str(small_index), "--weights", "none"]
+    assert main([*plain, "--out", str(tmp_path / "file" / "run")]) == 1
+    assert main([*plain, "--devices", "abc", *out]) == 2
+    assert main([*plain, "--px", "3", *out]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-    assert len(lines) == 6
+    assert len(lines) == 9
+
+
+def test_a_damaged_checkpoint_is_named_and_a_half_written_one_forgotten(tmp_path: Path) -> None:
+    network = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(network.parameters())
+    checkpoint = Checkpoint(tmp_path / "checkpoint", "identity")
+    checkpoint.save({"network": network}, optimizer, [{"epoch": 1}])
+    assert checkpoint.load({"network": network}, optimizer) == [{"epoch": 1}]
+    whole = checkpoint.file.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", save({"x": torch.zeros(1)})):
+        checkpoint.file.write_bytes(damaged)
+        with pytest.raises(DataError, match="not a checkpoint"):
+            checkpoint.load({"network": network}, optimizer)
+    (checkpoint.folder / f".{checkpoint.file.name}.1234.part").write_bytes(whole[:10])
+    checkpoint.remove()
+    assert not checkpoint.folder.exists()

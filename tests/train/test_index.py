@@ -76,6 +76,14 @@ def test_index_survives_a_round_trip(taleqani: Path, tmp_path: Path) -> None:
     assert again.rows == index.rows and again.sha256 == index.sha256
 
 
+def test_an_index_edited_by_hand_is_refused(taleqani: Path, tmp_path: Path) -> None:
+    index = build_index(SUBTYPES, taleqani, tmp_path / "ix")
+    table = index.folder / "index.csv"
+    table.write_text(table.read_text().replace(",Early,Early,", ",Early,Pre,", 1))
+    with pytest.raises(DataError, match=r"index\.csv is not the one"):
+        read_index(index.folder)
+
+
 def test_cached_pixels_are_the_devices_pixels(taleqani: Path, tmp_path: Path) -> None:
     from edge_runtime.preprocess import Preprocess, decode, prepare
 

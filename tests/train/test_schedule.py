@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edge_runtime.errors import UsageError
 from train.sampling import draw_epoch
 from train.schedule import FitConfig
 
@@ -54,3 +55,27 @@ def test_draws_depend_on_seed_and_epoch_alone() -> None:
     )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, later) and not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("head_epochs", 12),
+        ("head_epochs", -1),
+        ("batch", 1),
+        ("lr", -1.0),
+        ("lr", float("nan")),
+        ("smoothing", 1.0),
+        ("weight_decay", -0.1),
+        ("ema_epochs", -1.0),
+        ("small_px", 8),
+        ("patience", 0),
+        ("distill", 1.5),
+        ("seed", -1),
+    ],
+)
+def test_numbers_that_nobody_can_train_with_are_named(name: str, value: float) -> None:
+    FitConfig().check()
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')}"):
+        FitConfig(**{name: value}).check()
