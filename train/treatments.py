@@ -2,8 +2,9 @@
 
 What comes in is a block of prepared pixels with the masks of its white cells; what goes out is the block, changed, as
 (N, H, W, 3) uint8. Nothing here is random and nothing is judged: `train.audit` asks the network. The table is the
-documentation; a new question is a row. The colour changes are not the ones of `train.augment`, so that a network is
-not examined with the very transforms it was trained with.
+documentation; a new question is a row. Some changes are of a kind that `train.augment` trains with (stains scaled, hue
+turned, JPEG, blur, another background), at strengths of their own: of a network trained so, they say that it learnt
+what it was shown.
 """
 
 from __future__ import annotations
