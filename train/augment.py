@@ -204,15 +204,6 @@ def augment(pixels: Tensor, out_px: int, strength: Augmentation, chance: Chance)
     return (picture.clamp(0, 1) * 255).permute(0, 2, 3, 1)
 
 
-def resize(pixels: Tensor, out_px: int) -> Tensor:
-    """Resize without augmenting: (N, H, W, 3) -> (N, out_px, out_px, 3) float32, 0..255."""
-    if pixels.shape[1] == out_px:
-        return pixels.float()
-    picture = pixels.permute(0, 3, 1, 2).float()
-    resized = F.interpolate(picture, size=(out_px, out_px), mode="bilinear", antialias=True, align_corners=False)
-    return resized.permute(0, 2, 3, 1)
-
-
 def _move(picture: Tensor, out_px: int, strength: Augmentation, chance: Chance) -> Tensor:
     """Turn, mirror, zoom and shift; outside is a mirror image."""
     n = len(picture)

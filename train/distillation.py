@@ -1,7 +1,7 @@
 """Distillation: a bigger network's answers as a second label (Hinton et al. 2015, arXiv:1503.02531).
 
 What comes in is an evaluated or plain run folder; what goes out is a teacher that answers the very pictures, augmented,
-that the student sees. It is never trained, and of it nothing remains in the student's run but its name and hash.
+that the student sees. It is never trained, and of it nothing remains in the student's run but its hash.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ class Teacher:
             )
         self.input_px = run.input_px
         self.network = run.network.to(device).requires_grad_(False)
-        self.record = {"backbone": run.backbone, "weights_sha256": run.info["weights_sha256"]}
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:
