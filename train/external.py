@@ -17,6 +17,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from .metrics import evaluate_predictions
 from .per_group import per_group
 from .resampling import RESAMPLES
 from .run_folder import Run, read_run, write_info
+from .sources import SOURCES
 from .tables import external_report
 
 
@@ -76,7 +78,8 @@ def evaluate_external(
         see `train.controls.class_controls`, fitted on the run's train split; ``per_group``, see `train.per_group`.
 
     Raises:
-        DataError: not evaluated, fewer than two shared classes, or pictures that the run was trained or tuned on.
+        DataError: not evaluated, fewer than two shared classes, or pictures that the run was trained or tuned on, whole
+            or as crops.
     """
     from .pixels import load_pixels
 
@@ -135,10 +138,18 @@ def evaluate_external(
 def _compare_with_training(run: Run, index: Index, other: Index, numbers: Sequence[int]) -> dict[str, int]:
     """Refuse pictures that the run has seen; count near duplicates of such, and other pictures of their patients.
 
-    The validation split counts as seen: the epoch, the temperature and the thresholds were chosen on it.
+    The validation split counts as seen: the epoch, the temperature and the thresholds were chosen on it. So do crops
+    of a source's fields, and the fields themselves where crops were seen.
     """
     seen = [row for row in index.rows if getattr(row, run.protocol) in ("train", "val")]
     asked = [other.rows[i] for i in numbers]
+    for one, another in product({row.source for row in seen}, {row.source for row in asked}):
+        if one == SOURCES[another].cut_from or another == SOURCES[one].cut_from:
+            raise DataError(
+                f"{other.folder}: not external: {another} and {one} show the same cells",
+                got=f"{run.folder} was trained on {one}",
+                todo="give an index of other pictures",
+            )
     files = {row.sha256 for row in seen}
     again = [row.path for row in asked if row.sha256 in files]
     if again:

@@ -108,6 +108,19 @@ def test_pictures_that_were_trained_or_tuned_on_are_refused(trained: tuple[Run, 
         evaluate_external(run, index, index, "val")
 
 
+@pytest.mark.parametrize("sides", [("all_idb1", "all_idb2"), ("all_idb2", "all_idb1")])
+def test_crops_of_what_was_trained_on_are_refused(
+    trained: tuple[Run, Index], crops: Crops, sides: tuple[str, str]
+) -> None:
+    run, index = trained
+    home, abroad = (
+        dataclasses.replace(one, rows=tuple(dataclasses.replace(row, source=source) for row in one.rows))
+        for one, source in zip((index, crops("b", seed=1)), sides, strict=True)
+    )
+    with pytest.raises(DataError, match="show the same cells"):
+        evaluate_external(run, home, abroad, resamples=20)
+
+
 def test_known_patients_and_near_duplicates_are_counted(trained: tuple[Run, Index], crops: Crops) -> None:
     run, index = trained
     other = crops("b", count=3, seed=1)
