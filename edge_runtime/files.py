@@ -14,6 +14,16 @@ from typing import BinaryIO
 from .errors import OutputError
 
 
+def temporary_name(path: Path) -> Path:
+    """Return this process's temporary name for a file, beside it: several processes may write the same one at once."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Return what any process that was killed while it wrote the file has left."""
+    return list(path.parent.glob(f".{path.name}.*.part"))
+
+
 @contextmanager
 def write_whole(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name only when the block ends without an exception.
@@ -27,7 +37,7 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: the folder is missing, read-only or full, or the name is a folder's.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = temporary_name(path)
     try:
         with temporary.open("wb") as stream:
             yield stream

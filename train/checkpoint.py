@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_runtime.files import write_bytes
+from edge_runtime.files import leftovers, write_bytes
 
 from .errors import DataError
 
@@ -96,7 +96,7 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Delete it, and what a kill in the middle of writing may have left: the run is done."""
-        for file in (self.file, *self.folder.glob(f".{self.file.name}.*.part")):
+        for file in (self.file, *leftovers(self.file)):
             file.unlink(missing_ok=True)
         if self.folder.is_dir():
             self.folder.rmdir()

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_runtime.errors import UsageError
-from edge_runtime.files import write_text
+from edge_runtime.files import make_folder, write_text
 from edge_runtime.preprocess import STAINS, Preprocess
 
 from .errors import DataError
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
     if config.batch % (devices * args.nodes):
         raise UsageError("--batch must divide evenly", got=f"{config.batch} pictures, {devices * args.nodes} processes")
     index = read_index(args.index)
-    args.out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is known before, not after
+    make_folder(args.out)  # a place that cannot be written is known before, not after
     plan = Plan(
         index,
         args.protocol,

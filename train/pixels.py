@@ -7,7 +7,6 @@ Nothing is scaled or augmented here.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from edge_runtime.cells import FINDER, central_cell
 from edge_runtime.errors import ImageError
+from edge_runtime.files import temporary_name, write_whole
 from edge_runtime.masks import Mask
 from edge_runtime.preprocess import Box, Pixels, Preprocess, decode, prepare
 from edge_runtime.standardise import standardise
@@ -77,12 +77,8 @@ class Prepared:
 
     def publish(self, index: Index, positions: Sequence[int], preprocess: Preprocess = DEFAULT) -> None:
         """Make the pixels at `positions` the cache of `index` under `preprocess`."""
-        chosen = self.keep(positions)
-        target = _cache_file(index, preprocess)
-        partial = _partial(target)
-        with partial.open("wb") as stream:
-            np.save(stream, chosen)
-        partial.replace(target)
+        with write_whole(_cache_file(index, preprocess)) as stream:
+            np.save(stream, self.keep(positions))
         self.file.unlink(missing_ok=True)
 
 
@@ -96,7 +92,7 @@ def prepare_all(
     """
     folder.mkdir(parents=True, exist_ok=True)
     px = preprocess.input_px
-    file = _partial(folder / f"pixels-{px}.npy")
+    file = temporary_name(folder / f"pixels-{px}.npy")
     array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(max(len(pictures), 1), px, px, 3))
     numbers: list[int] = []
     sha256: list[str] = []
@@ -111,11 +107,6 @@ def prepare_all(
     if not numbers:
         raise DataError("not one picture could be read", got=unreadable[0] if unreadable else "no pictures")
     return Prepared(array[: len(numbers)], numbers, sha256, unreadable, file)
-
-
-def _partial(file: Path) -> Path:
-    """Return this process's temporary name for a file: several may prepare the same pictures at once."""
-    return file.with_name(f".{file.name}.{os.getpid()}.part")
 
 
 def _cache_file(index: Index, preprocess: Preprocess = DEFAULT, what: str = "pixels") -> Path:
@@ -180,7 +171,7 @@ def load_cell_masks(index: Index, preprocess: Preprocess = DEFAULT) -> Mask:
 
 def _write_cache(file: Path, pixels: Pixels, change: Callable[[Pixels], npt.NDArray[Any]], title: str) -> None:
     """Write what `change` makes of each picture, under a temporary name first."""
-    partial, like = _partial(file), change(np.ascontiguousarray(pixels[0]))
+    partial, like = temporary_name(file), change(np.ascontiguousarray(pixels[0]))
     cache = np.lib.format.open_memmap(partial, mode="w+", dtype=like.dtype, shape=(len(pixels), *like.shape))
     for i, picture in enumerate(tqdm(pixels, desc=title, unit="picture", disable=None)):
         cache[i] = change(np.ascontiguousarray(picture))
