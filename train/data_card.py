@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from .describe import COLOURS
+from .layout import columns
+
+INDENT = "  "
+"""What the lines of a table begin with."""
 
 
 def format_card(card: dict[str, Any]) -> str:
@@ -22,7 +26,7 @@ def format_card(card: dict[str, Any]) -> str:
         _confounding_text(card["confounding"]),
         *(_source_text(name, source) for name, source in sources.items()),
         "left out\n"
-        + _table(
+        + columns(
             ["", "pictures"],
             [
                 ["exact duplicates", str(left_out["exact_duplicates"])],
@@ -30,6 +34,7 @@ def format_card(card: dict[str, Any]) -> str:
                 ["unreadable", str(len(left_out["unreadable"]))],
                 ["under two labels (sets)", str(len(left_out["contradictory"]))],
             ],
+            INDENT,
         ),
         *(
             "\n".join([f"{title}:", *(f"  {line}" for line in lines)])
@@ -42,12 +47,13 @@ def format_card(card: dict[str, Any]) -> str:
         ),
         f"near duplicates ({near['bits']} of 256 bits): {near['pairs']} pairs, {near['of_two_classes']} of two classes",
         "colours, mean +- spread between pictures, grey levels (saturation 0..1)\n"
-        + _table(
+        + columns(
             ["source", "class", "n", *COLOURS],
             [
                 [row["source"], row["label"], str(row["measured"]), *(_colour(name, row[name]) for name in COLOURS)]
                 for row in card["colours"]
             ],
+            INDENT,
         ),
         *(_split_text(protocol, split) for protocol, split in card["splits"].items()),
     ]
@@ -69,7 +75,7 @@ def _counts_text(card: dict[str, Any]) -> str:
         [label, *(_cell(found.get(name)) for name in card["sources"]), f"{against_rest[label]:.3f}"]
         for label, found in card["counts"].items()
     ]
-    table = _table(["", *card["sources"], "told from the rest by source alone"], rows)
+    table = columns(["", *card["sources"], "told from the rest by source alone"], rows, INDENT)
     return f"class by source, pictures / groups; and the balanced accuracy of who knows only the source\n{table}"
 
 
@@ -108,10 +114,4 @@ def _split_text(protocol: str, split: dict[str, Any]) -> str:
             ),
         ]
     )
-    return f"{protocol} split, pictures / groups\n{_table(['', *sides], rows)}"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
-    return "\n".join(f"  {line.rstrip()}" for line in lines)
+    return f"{protocol} split, pictures / groups\n{columns(['', *sides], rows, INDENT)}"
