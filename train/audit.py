@@ -38,7 +38,7 @@ from .evaluate import (
 from .index import Index
 from .metrics import evaluate_labels, paired_difference
 from .resampling import RESAMPLES
-from .run_folder import Run, read_run, write_info
+from .run_folder import Run, read_run, update_info
 from .tables import audit_report
 from .treatments import TREATMENTS, Block, Floats, Masks, optical_density
 
@@ -72,7 +72,7 @@ def audit_run(run: Run, index: Index, split: str = "test", resamples: int = RESA
 
     Returns:
         ``protocol``, ``split``, ``n``, ``interval``; ``cells_found``: pictures in which a white cell was found;
-        ``field_rgb``: the one background colour; ``chance_macro_f1``: of always saying the most frequent class;
+        ``field_rgb``: the one background colour; ``chance_balanced_accuracy``: of who looks at nothing, 1 / K;
         ``as_is`` and ``rows`` (``name``, ``expected``, ``text``, ``changed``: how many pictures differ, intervals
         ``macro_f1``, ``balanced_accuracy`` and ``macro_f1_difference_pp`` (paired), ``operating_points``);
         ``without_effect``: names of treatments that changed no picture; ``worst``: of the rows that should hold,
@@ -110,7 +110,6 @@ def audit_run(run: Run, index: Index, split: str = "test", resamples: int = RESA
         rows.append(said | judge(logits) | judge.difference(reference, logits))
     as_is = judge(reference)
     worst = min((row for row in rows if row["expected"] == "holds"), key=lambda row: row["macro_f1"]["value"])
-    (majority,) = (row for row in run.info["metrics"]["controls"] if row["name"] == "majority")
     found = {
         "protocol": describe_protocol(index, run.protocol),
         "split": split,
@@ -118,13 +117,13 @@ def audit_run(run: Run, index: Index, split: str = "test", resamples: int = RESA
         "interval": judge.interval(reference),
         "cells_found": int(masks.any((1, 2)).sum()),
         "field_rgb": field_rgb.tolist(),
-        "chance_macro_f1": majority["macro_f1"]["value"],
+        "chance_balanced_accuracy": 1 / len(np.unique(index.targets(numbers))),
         "as_is": as_is,
         "rows": rows,
         "without_effect": without_effect,
         "worst": {key: worst[key] for key in ("name", "macro_f1", "macro_f1_difference_pp")},
     }
-    write_info(run.folder, run.info | {"audit" if split == "test" else "audit_val": found})
+    update_info(run.folder, {"audit" if split == "test" else "audit_val": found})
     return found
 
 

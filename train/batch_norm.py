@@ -20,6 +20,7 @@ class CrossProcessBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - as its parent
         if not (self.training and dist.is_initialized()):
             return super().forward(x)
+        kind, x = x.dtype, x.float()  # bf16 could neither be summed up over processes nor hold the sums
         mean = _mean_over_processes(x.mean((0, 2, 3)))
         centred = x - mean.view(1, -1, 1, 1)
         variance = _mean_over_processes(centred.square().mean((0, 2, 3)))
@@ -31,7 +32,7 @@ class CrossProcessBatchNorm(nn.BatchNorm2d):
             self.running_mean.lerp_(mean.detach(), self.momentum)
             self.running_var.lerp_(variance.detach() * n / (n - 1), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(kind)
 
 
 def _mean_over_processes(x: Tensor) -> Tensor:

@@ -39,11 +39,11 @@ def cautions(info: dict[str, Any], card: dict[str, Any]) -> list[str]:
         found.append(f"every picture comes from {next(iter(card['sources']))}: another laboratory was never seen")
     if audit := info.get("audit"):
         for row in audit["rows"]:
-            if row["expected"] == "falls" and row["macro_f1"]["low"] > audit["chance_macro_f1"]:
+            if row["expected"] == "falls" and row["balanced_accuracy"]["low"] > audit["chance_balanced_accuracy"]:
                 found.append(
-                    f"{row['name']}: macro-F1 {interval_text(row['macro_f1'])} is left, where chance gives "
-                    f"{audit['chance_macro_f1']:.3f}: the background says something of the class, or the mask left "
-                    "something of the cell"
+                    f"{row['name']}: balanced accuracy {interval_text(row['balanced_accuracy'])} is left, where "
+                    f"chance gives {audit['chance_balanced_accuracy']:.3f}: the background says something of the "
+                    "class, or the mask left something of the cell"
                 )
         worst = audit["worst"]
         found.append(
@@ -52,6 +52,7 @@ def cautions(info: dict[str, Any], card: dict[str, Any]) -> list[str]:
         )
     else:
         found.append("not audited for shortcuts")
-    if not info.get("external"):
+    sources = [part for tried in info.get("external", {}).values() for part in tried["sources"].values()]
+    if all(part["trained_on"] for part in sources):
         found.append("not tried on pictures of any other laboratory")
     return found

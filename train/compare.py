@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.errors import UsageError
-from edge_runtime.files import write_text
+from edge_runtime.files import make_folder, write_text
 
 from .cost import ROUNDS, Shape, measure_costs
 from .errors import DataError
@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
     if args.threads < 1:
         raise UsageError("--threads must be at least 1", got=args.threads)
     lines = pair_runs({str(folder): read_info(folder) for folder in args.runs})
+    make_folder(args.out)  # a place that cannot be written is known before, not after
     costs = measure_costs([_shape(line) for line in lines], args.threads)
     for line in lines:
         line["cost"] |= costs[_shape(line)]
@@ -65,7 +66,6 @@ def run(args: argparse.Namespace) -> None:
         "rounds": ROUNDS,
         "relative_to": lines[0]["backbone"],
     }
-    args.out.mkdir(parents=True, exist_ok=True)
     markdown = to_markdown(lines, how)
     write_text(args.out / "compare.md", markdown)
     write_text(args.out / "compare.csv", to_csv(lines))
@@ -83,7 +83,7 @@ def pair_runs(infos: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         infos: run folder -> its ``run.json``.
 
     Returns:
-        Lines: ``task``, ``labels``, ``backbone``, ``input_px``, ``pretrained``, ``taught``, ``epochs``,
+        Lines: ``task``, ``labels``, ``backbone``, ``input_px``, ``pretrained``, ``taught``, ``epochs``, ``precision``,
         ``augmentation``, ``standardised``; ``protocols``: protocol -> ``run``, ``n``, ``groups``, ``macro_f1``,
         ``control`` and ``control_macro_f1`` (the best one); ``cost``: what the runs say of it.
 
@@ -95,7 +95,7 @@ def pair_runs(infos: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         if "metrics" not in info:
             raise DataError(f"{folder}: not evaluated", todo=f"run: python -m train evaluate {folder}")
         same = ("task", "labels", "backbone", "input_px", "pretrained", "data_sha256", "config")
-        newer = (bool(info.get("teacher")), standardisation(info), info.get("precision", "32-true"))
+        newer = (bool(info.get("teacher")), standardisation(info), _precision(info))
         identity = json.dumps([*(info[key] for key in same), *newer], sort_keys=True)
         number = 0  # runs that are equal even in their protocol stand on lines of their own
         while info["protocol"] in lines.setdefault((identity, number), _line(info))["protocols"]:
@@ -118,11 +118,16 @@ def _line(info: dict[str, Any]) -> dict[str, Any]:
     return {key: info[key] for key in ("task", "labels", "backbone", "input_px", "pretrained")} | {
         "taught": bool(info.get("teacher")),
         "epochs": info["config"]["epochs"],
+        "precision": _precision(info),
         "augmentation": augmentation_name(info),
         "standardised": standardisation(info),
         "protocols": {},
         "cost": {},
     }
+
+
+def _precision(info: dict[str, Any]) -> str:
+    return str(info.get("precision", "32-true"))
 
 
 def _shape(line: dict[str, Any]) -> Shape:
@@ -177,7 +182,8 @@ def to_csv(lines: Sequence[dict[str, Any]]) -> str:
     rows = []
     for line in lines:
         row = {key: line[key] for key in ("task", "backbone", "input_px", "pretrained", "taught", "epochs")}
-        row["augmentation"] = line["augmentation"]
+        row |= {key: line[key] for key in ("precision", "augmentation")}
+        row["standardised"] = "; ".join(line["standardised"])
         for protocol in PROTOCOLS:
             found = line["protocols"].get(protocol, {})
             row |= {f"{protocol}_{key}": found.get(key, "") for key in ("run", "n", "groups", "control")}
@@ -234,6 +240,7 @@ def _origin(line: dict[str, Any]) -> str:
 
 def _schedule(line: dict[str, Any]) -> str:
     extra = [f"augmentation {line['augmentation']}"] if line["augmentation"] != "full" else []
+    extra += [line["precision"]] if line["precision"] != "32-true" else []
     extra += ["taught"] if line["taught"] else []
     extra += line["standardised"]
     return ", ".join([f"{line['epochs']} epochs", f"{line['input_px']} px", *extra])

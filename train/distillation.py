@@ -6,11 +6,14 @@ that the student sees. It is never trained, and of it nothing remains in the stu
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate, kl_div, log_softmax, softmax
+
+from edge_runtime.preprocess import Preprocess
 
 from .errors import DataError
 from .index import Index
@@ -25,22 +28,26 @@ class Teacher:
         folder: its run.
         index: the student's; the teacher must have been trained on the same splits.
         protocol: the student's.
+        preprocess: the student's; the teacher is shown the same pixels, at its own size.
         device: to answer on.
 
     Raises:
-        DataError: another task, protocol or index: it may have been trained on the student's test pictures.
+        DataError: another task, protocol or index: it may have been trained on the student's test pictures; or other
+            pixels than the student's: it would be shown what it does not know.
     """
 
-    def __init__(self, folder: Path, index: Index, protocol: str, device: torch.device) -> None:
+    def __init__(self, folder: Path, index: Index, protocol: str, preprocess: Preprocess, device: torch.device) -> None:
         run = read_run(folder)
-        found = (list(run.task.labels), run.protocol, run.info["data_sha256"])
-        wanted = (list(index.task.labels), protocol, index.sha256)
+        own = dataclasses.replace(run.preprocess, input_px=preprocess.input_px)
+        found = (list(run.task.labels), run.protocol, run.info["data_sha256"], own)
+        wanted = (list(index.task.labels), protocol, index.sha256, preprocess)
         if found != wanted:
-            what = ("labels", "protocol", "index")[next(i for i in range(3) if found[i] != wanted[i])]
+            names = ("labels", "protocol", "index", "background or stain")
+            what = names[next(i for i in range(len(names)) if found[i] != wanted[i])]
             raise DataError(
                 f"{folder}: cannot teach here: trained on another {what}",
-                expected=f"a run of {index.folder} under the {protocol} protocol",
-                todo="train the teacher on this index and protocol first",
+                expected=f"a run of {index.folder}, {protocol}, with the student's background and stain",
+                todo="train the teacher so first",
             )
         self.input_px = run.input_px
         self.network = run.network.to(device).requires_grad_(False)

@@ -33,7 +33,7 @@ from .metrics import (
 )
 from .per_group import per_group
 from .resampling import RESAMPLES
-from .run_folder import Run, read_run, write_info
+from .run_folder import Run, read_run, update_info
 from .tables import bundle_report, run_report
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def evaluate_run(
         resamples,
     )
     metrics["controls"] += [covered] if covered else []
-    info = run.info | {
+    found = {
         "temperature": temperature,
         "operating_points": points,
         "metrics": metrics,
@@ -235,8 +235,7 @@ def evaluate_run(
     write_png(
         reliability_picture(test_metrics["reliability"], test_metrics["ece"]["value"]), run.folder / "reliability.png"
     )
-    write_info(run.folder, info)
-    return info
+    return update_info(run.folder, found)
 
 
 def describe_protocol(index: Index, protocol: str) -> dict[str, Any]:

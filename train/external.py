@@ -31,7 +31,7 @@ from .index import SPLITS, Index, read_index
 from .metrics import evaluate_predictions
 from .per_group import per_group
 from .resampling import RESAMPLES
-from .run_folder import Run, read_run, write_info
+from .run_folder import Run, read_info, read_run, update_info
 from .sources import SOURCES
 from .tables import external_report
 
@@ -131,7 +131,7 @@ def evaluate_external(
         "per_group": per_group(logits.argmax(1), targets, groups, labels, SEED, resamples),
     }
     key = f"{other.folder.resolve().name}@{other.sha256[:12]}" + (f":{split}" if split else "")
-    write_info(run.folder, run.info | {"external": run.info.get("external", {}) | {key: found}})
+    update_info(run.folder, {"external": read_info(run.folder).get("external", {}) | {key: found}})
     return found
 
 

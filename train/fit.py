@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for field in dataclasses.fields(FitConfig):
         kind = {"int": int, "float": float}[str(field.type)]
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, metavar="X")
-    parser.add_argument("--precision", choices=("32-true", "bf16-mixed", "16-mixed"), default="32-true")
+    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     parser.add_argument("--accelerator", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")
     parser.add_argument("--devices", default="auto", help="how many per machine (default auto)")
     parser.add_argument("--nodes", type=int, default=1, help="machines; start with torchrun when more than one")
@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
     if config.batch % (devices * args.nodes):
         raise UsageError("--batch must divide evenly", got=f"{config.batch} pictures, {devices * args.nodes} processes")
     index = read_index(args.index)
+    _require_effect(args, index.task.kind)
     make_folder(args.out)  # a place that cannot be written is known before, not after
     plan = Plan(
         index,
@@ -120,6 +121,25 @@ def run(args: argparse.Namespace) -> None:
     fit(plan, args.out, fabric)
 
 
+def _require_effect(args: argparse.Namespace, kind: str) -> None:
+    """Refuse options that would change nothing."""
+    from .augment import AUGMENTATIONS
+
+    defaults = FitConfig()
+    given = [name for name in ("distill", "distill_temperature") if getattr(args, name) != getattr(defaults, name)]
+    if given and args.teacher is None:
+        raise UsageError(f"--{given[0].replace('_', '-')} needs --teacher")
+    if args.weights_scaling != "tf" and args.weights in ("imagenet", "none"):
+        raise UsageError("--weights-scaling is of a weights file", got=f"--weights {args.weights}")
+    if AUGMENTATIONS[args.augmentation].background > 0 and kind != "cell":
+        usable = [name for name, row in AUGMENTATIONS.items() if row.background == 0]
+        raise UsageError(
+            f"--augmentation {args.augmentation} exchanges the background of single cells",
+            got="a task of whole fields",
+            expected=f"one of {', '.join(usable)}",
+        )
+
+
 def _devices(wanted: str, accelerator: str) -> int:
     """Turn "auto" into a number: all GPUs, else one process, which uses all cores (more would divide them)."""
     import torch
@@ -147,7 +167,7 @@ def fit(plan: Plan, folder: Path, fabric: Fabric) -> None:
         fabric: launched.
 
     Raises:
-        DataError: no splits, weights that do not fit, or a run folder of another run.
+        DataError: no splits, weights that do not fit or have seen the test pictures, or a run folder of another run.
     """
     import torch
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -162,6 +182,7 @@ def fit(plan: Plan, folder: Path, fabric: Fabric) -> None:
     from .sampling import draw_epoch
 
     index, config, info = plan.index, plan.config, plan.describe()
+    plan.require_unseen()
     torch.manual_seed(config.seed)
     network = build_network(BACKBONES[plan.backbone], len(index.task.labels), plan.weights, plan.scaling)
     if fabric.world_size > 1:
@@ -172,7 +193,7 @@ def fit(plan: Plan, folder: Path, fabric: Fabric) -> None:
     steps = len(data.rows) // config.batch
     if steps < 1:
         raise DataError(f"{len(data.rows)} training pictures are fewer than one batch of {config.batch}")
-    teacher = Teacher(plan.teacher, index, plan.protocol, fabric.device) if plan.teacher else None
+    teacher = Teacher(plan.teacher, index, plan.protocol, plan.preprocess, fabric.device) if plan.teacher else None
 
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.head_lr, weight_decay=config.weight_decay)
     decay = 1 - 1 / max(config.ema_epochs * steps, 1.0)
@@ -186,7 +207,7 @@ def fit(plan: Plan, folder: Path, fabric: Fabric) -> None:
     if history:
         fabric.print(f"resuming after epoch {len(history)} of {config.epochs}", file=sys.stderr)
 
-    while len(history) < config.epochs and not _patience_is_over(history, config.patience):
+    while len(history) < config.epochs and not _patience_is_over(history, plan):
         epoch = len(history)
         started = time.perf_counter()
         batches = draw_epoch(data.targets, data.sources, config, epoch, steps)
@@ -228,8 +249,11 @@ def _best_epoch(history: list[dict[str, Any]]) -> int:
     return max(range(len(history)), key=lambda i: (history[i]["val_macro_f1"], -history[i]["val_loss"], i))
 
 
-def _patience_is_over(history: list[dict[str, Any]], patience: int) -> bool:
-    return bool(history) and len(history) - 1 - _best_epoch(history) >= patience
+def _patience_is_over(history: list[dict[str, Any]], plan: Plan) -> bool:
+    """Say whether enough epochs have passed since the best one; those on smaller pictures do not count."""
+    config, px = plan.config, plan.preprocess.input_px
+    small = sum(config.px(epoch, px) < px for epoch in range(config.epochs))
+    return bool(history) and len(history) - 1 - max(_best_epoch(history), small - 1) >= config.patience
 
 
 def _versions() -> dict[str, str]:

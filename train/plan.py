@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime.preprocess import Preprocess
 
+from .errors import DataError
 from .index import Index
 from .schedule import FitConfig
 
@@ -53,6 +54,24 @@ class Plan:
         """Whether the first weights are a file's."""
         return self.weights not in ("imagenet", "none")
 
+    def require_unseen(self) -> None:
+        """Refuse first weights of a run that may have seen this plan's validation or test pictures.
+
+        Raises:
+            DataError: the run's pictures come from one of this index's sources, and were split otherwise.
+        """
+        from .run_folder import run_of_weights
+
+        info = run_of_weights(Path(self.weights)) if self.from_file else None
+        if info is None or (info["data_sha256"], info["protocol"]) == (self.index.sha256, self.protocol):
+            return
+        if shared := set(info["sources"]) & {row.source for row in self.index.rows}:
+            raise DataError(
+                f"{self.weights}: may have been trained on pictures that are to judge this run",
+                got=f"{', '.join(sorted(shared))} under another index or protocol",
+                expected=f"weights of {self.index.folder} under the {self.protocol} protocol, or of other sources",
+            )
+
     def describe(self) -> dict[str, Any]:
         """Return what ``run.json`` says of it; with the code's versions left out, the identity of the run."""
         from .run_folder import read_info
@@ -72,10 +91,12 @@ class Plan:
             "split_seed": index.info.get("split_seed"),
             "index": str(index.folder),
             "data_sha256": index.sha256,
-            "sources": sorted({row.source for row in index.rows}),
+            "sources": index.info["sources"],  # in their order, on which that of the pictures and the splits rest
+            "index_limit": index.info.get("limit"),
             "pictures": {split: len(index.select(self.protocol, split)) for split in ("train", "val", "test")},
             "pretrained": Path(self.weights).name if self.from_file else self.weights,
             "pretrained_sha256": _sha256(Path(self.weights)) if self.from_file else None,
+            "weights_scaling": self.scaling if self.from_file else None,
             "teacher": read_info(self.teacher)["weights_sha256"] if self.teacher else None,
             "config": dataclasses.asdict(self.config) | {"augmentation": dataclasses.asdict(self.augmentation)},
         }

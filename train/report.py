@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.files import write_text
+from edge_runtime.files import make_folder, write_text
 
 from .describe import describe
 from .errors import DataError
@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the report."""
     infos = {str(folder): read_info(folder) for folder in args.runs}
+    make_folder(args.out.parent)  # a place that cannot be written is known before, not after
     page = build_report(infos, args.index)
     write_text(args.out, page)
     sys.stdout.write(f"{args.out}: {len(infos)} runs, {len(page.encode()) / 1e6:.1f} MB\n")

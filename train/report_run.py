@@ -89,11 +89,10 @@ def _curves(folder: Path, info: dict[str, Any], name: str) -> Picture:
     try:
         with (folder / "curves.csv").open(newline="", encoding="utf-8") as stream:
             rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
-        figure = learning_curves(rows)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        last, figure = rows[-1], learning_curves(rows)
+    except (OSError, ValueError, TypeError, LookupError) as error:  # an IndexError: a head without rows
         raise DataError(f"{folder / 'curves.csv'}: no learning curves", got=f"{type(error).__name__} {error}") from None
     n = info["metrics"]["protocol"]["pictures"]
-    last = rows[-1]
     alt = (
         f"Learning curves over {len(rows)} epochs; at the end training loss {last['train_loss']:.3f}, validation loss "
         f"{last['val_loss']:.3f}, validation macro-F1 {last['val_macro_f1']:.3f}."
@@ -225,7 +224,7 @@ def _audit(folder: Path, info: dict[str, Any], name: str) -> list[Block]:
     )
     notes = [
         f"Worst case of what should hold: {worst['name']}, macro-F1 {interval_text(worst['macro_f1'])}.",
-        f"Always saying the most frequent class gives macro-F1 {found['chance_macro_f1']:.3f}.",
+        f"Chance is a balanced accuracy of {found['chance_balanced_accuracy']:.3f}.",
         f"White cells were found in {found['cells_found']} of {found['n']} pictures; in the others background and cell "
         "stay as they are.",
     ]

@@ -28,14 +28,17 @@ def commands(folder: Path, info: dict[str, Any]) -> list[str]:
     build = ["index", "--task", info["task"], "--data", "DATA", "--sources", *info["sources"]]
     if info["labels"] != list(TASKS[info["task"]].labels):
         build += ["--labels", *info["labels"]]
+    if info.get("index_limit"):
+        build += ["--limit", str(info["index_limit"])]
     steps = [
         [*build, "--out", index],
         ["split", index, "--seed", str(info["split_seed"])],
         ["fit", index, *_fit_options(info), "--out", out],
         ["evaluate", out],
     ]
-    if "audit" in info:
-        steps.append(["audit", out])
+    for key, split in (("audit", []), ("audit_val", ["--split", "val"])):
+        if key in info:
+            steps.append(["audit", out, *split])
     for found in info.get("external", {}).values():
         split = [] if found["split"] == "all" else ["--split", found["split"]]
         steps.append(["external", out, found["index"], *split])
@@ -45,6 +48,7 @@ def commands(folder: Path, info: dict[str, Any]) -> list[str]:
 def _fit_options(info: dict[str, Any]) -> list[str]:
     options = ["--protocol", info["protocol"], "--backbone", info["backbone"]]
     options += ["--weights", _weights(info["pretrained"])]
+    options += ["--weights-scaling", "imagenet"] if info.get("weights_scaling") == "imagenet" else []
     if info["input_px"] != BACKBONES[info["backbone"]].native_px:
         options += ["--px", str(info["input_px"])]
     stated = info.get("preprocess", {})

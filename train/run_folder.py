@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 INFO = "run.json"
+KINDS = {
+    "task": str,
+    "labels": list,
+    "backbone": str,
+    "input_px": int,
+    "protocol": str,
+    "index": str,
+    "data_sha256": str,
+}
+"""What every ``run.json`` holds at least."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,17 @@ def write_info(folder: Path, info: dict[str, Any]) -> None:
     write_text(folder / INFO, json.dumps(info, indent=2) + "\n")
 
 
+def update_info(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    """Set some of ``run.json``'s keys and return all of it; what another command has written meanwhile stays.
+
+    Raises:
+        DataError: missing or not a run.
+    """
+    info = read_info(folder) | changes
+    write_info(folder, info)
+    return info
+
+
 def read_info(folder: Path) -> dict[str, Any]:
     """Read ``run.json``.
 
@@ -101,7 +122,15 @@ def read_info(folder: Path) -> dict[str, Any]:
         raise DataError(f"{folder / INFO}: not JSON", got=str(error)) from None
     if not isinstance(info, dict) or info.get("format") != "leukoscope-run" or info.get("version") != 1:
         raise DataError(f"{folder / INFO}: not a run of this version", expected="format leukoscope-run, version 1")
+    for key, kind in KINDS.items():
+        if not isinstance(info.get(key), kind):
+            raise DataError(f"{folder / INFO}: {key}", got=str(info.get(key)), expected=f"a {kind.__name__}")
     return info
+
+
+def run_of_weights(file: Path) -> dict[str, Any] | None:
+    """Return ``run.json`` of the run that a weights file is of, or None: published weights are of none."""
+    return read_info(file.parent) if file.name == WEIGHTS and (file.parent / INFO).is_file() else None
 
 
 def read_run(folder: Path) -> Run:

@@ -32,7 +32,8 @@ class FitConfig:
         ema_epochs: time constant of the weights' moving average, epochs.
         small_px: side of the pictures in the first half of the epochs, which halves their cost; the rest, and all
             evaluation, is at the full input size.
-        patience: stop after so many epochs without a better validation macro-F1; the best epoch's weights are kept.
+        patience: stop after so many epochs at full size without a better validation macro-F1; the best epoch's weights
+            are kept.
         distill: share of the teacher's answer in the loss, where there is a teacher.
         distill_temperature: of both softmaxes in that part of the loss.
         seed: of everything random.

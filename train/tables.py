@@ -96,7 +96,7 @@ def audit_report(info: dict[str, Any], found: dict[str, Any]) -> str:
         f"of {protocol['groups'][found['split']]} groups",
         _table(*audit_rows(found)),
         f"worst case of what should hold: {worst['name']}, macro-F1 {interval_text(worst['macro_f1'])}\n"
-        f"always the most frequent class: macro-F1 {found['chance_macro_f1']:.3f}\n"
+        f"chance: balanced accuracy {found['chance_balanced_accuracy']:.3f}\n"
         f"white cells found in {found['cells_found']} of {found['n']} pictures; the others keep their background"
         + (f"\nwithout effect: {', '.join(found['without_effect'])}" if found["without_effect"] else ""),
     ]
@@ -106,11 +106,13 @@ def audit_report(info: dict[str, Any], found: dict[str, Any]) -> str:
 def audit_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of the table of an audit, the untouched pictures first."""
     points = [point["name"] for point in found["as_is"]["operating_points"]]
-    head = ["pictures", "should", "changed", "macro-F1", "difference, pp", *(f"AUROC, {name}" for name in points)]
+    head = ["pictures", "should", "changed", "macro-F1", "difference, pp", "balanced accuracy"]
+    head += [f"AUROC, {name}" for name in points]
 
     def cells(row: dict[str, Any]) -> list[str]:
         aurocs = [interval_text(point["test"]["auroc"]) for point in row["operating_points"]]
-        return [interval_text(row["macro_f1"]), interval_text(row.get("macro_f1_difference_pp"), 1), *aurocs]
+        figures = [interval_text(row["macro_f1"]), interval_text(row.get("macro_f1_difference_pp"), 1)]
+        return [*figures, interval_text(row["balanced_accuracy"]), *aurocs]
 
     rows = [["as they are", "", "", *cells(found["as_is"])]]
     for row in found["rows"]:

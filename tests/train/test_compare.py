@@ -52,6 +52,7 @@ def run_info(protocol: str = "grouped", f1: float = 0.9, epochs: int = 12, **oth
         "pretrained": "none",
         "teacher": None,
         "protocol": protocol,
+        "index": "work/index",
         "data_sha256": "0" * 64,
         "config": config,
         "metrics": {"test": {"n": 40, "interval": {"units": 8}, "macro_f1": interval(f1)}, "controls": controls},
@@ -82,7 +83,7 @@ def test_files_say_the_same(tmp_path: Path, capsys) -> None:
     infos = {
         "g": run_info("grouped", 0.8, cost={"seconds_per_epoch": 12.5, "parameters": 1, "macs": 1}),
         "s": run_info("stratified", 0.9),
-        "wide": run_info("grouped", 0.7, input_px=96),
+        "wide": run_info("grouped", 0.7, input_px=96, precision="bf16-mixed", preprocess={"stain": "reinhard"}),
     }
     for name, info in infos.items():
         (tmp_path / name).mkdir()
@@ -104,6 +105,8 @@ def test_files_say_the_same(tmp_path: Path, capsys) -> None:
     assert costs[0]["parameters"] == costs[1]["parameters"] > 1_000_000  # counted, not what the run says
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "compare.csv").read_text())))
     assert [row["grouped_macro_f1_value"] for row in rows] == ["0.8", "0.7"]
+    assert (rows[1]["precision"], rows[1]["standardised"]) == ("bf16-mixed", "stain reinhard")
+    assert "96 px, bf16-mixed, stain reinhard" in second and rows[0]["precision"] == "32-true"
     assert rows[1]["stratified_macro_f1_low"] == "" and rows[0]["seconds_per_epoch"] == "12.5"
     with Image.open(tmp_path / "out" / "compare.png") as drawn:
         assert drawn.width > 400

@@ -22,7 +22,7 @@ from train import loop
 from train.checkpoint import Checkpoint
 from train.cli import main
 from train.errors import DataError
-from train.run_folder import read_run
+from train.run_folder import read_info, read_run, update_info
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = [
@@ -144,11 +144,13 @@ def test_two_processes_compute_what_one_does(straight: Path, small_index: Path, 
         assert two[epoch]["train_loss"] == pytest.approx(one[epoch]["train_loss"], rel=tolerance)
 
 
+@pytest.mark.parametrize(("small_px", "epochs"), [(64, 5), (48, 7)])
 def test_patience_ends_a_run_and_the_best_epoch_is_kept(
-    small_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_px: int, epochs: int
 ) -> None:
-    scores = iter([0.5, 0.7, 0.6, 0.7, 0.6, 0.9])
-    losses = iter([1.0, 0.9, 0.8, 0.95, 0.8, 0.1])
+    """Three epochs without a better one after the second; the four on smaller pictures do not count."""
+    scores = iter([0.5, 0.7, 0.6, 0.7, 0.6, 0.5, 0.4, 0.9])
+    losses = iter([1.0, 0.9, 0.8, 0.95, 0.8, 0.8, 0.8, 0.1])
     kept: list[dict[str, Any]] = []
 
     def validate(fabric: Any, network: Any, *rest: Any) -> dict[str, float]:
@@ -158,9 +160,10 @@ def test_patience_ends_a_run_and_the_best_epoch_is_kept(
     monkeypatch.setattr(loop, "validate", validate)
     out = tmp_path / "run"
     options = [*SHORT[2:], "--backbone", "custom", "--epochs", "9", "--patience", "3", "--px", "64"]
+    options += ["--small-px", str(small_px)]
     assert main(["fit", str(small_index), *options, "--out", str(out)]) == 0
     run = read_run(out)
-    assert len(kept) == 5, "three epochs without a better one after the second; a tie with a higher loss is not better"
+    assert len(kept) == epochs, "a tie with a higher loss is not better"
     assert run.info["validation"]["epoch"] == 2
     assert all((tensor == kept[1][name]).all() for name, tensor in run.network.state_dict().items())
 
@@ -222,6 +225,62 @@ def test_a_teacher_of_other_splits_is_refused(
     options = [*SHORT, "--protocol", "stratified", "--teacher", str(straight), "--out", str(tmp_path / "x")]
     assert main(["fit", str(small_index), *options]) == 1
     assert "cannot teach here: trained on another protocol" in capsys.readouterr().err
+    options = [*SHORT, "--background", "neutral", "--teacher", str(straight), "--out", str(tmp_path / "y")]
+    assert main(["fit", str(small_index), *options]) == 1
+    assert "cannot teach here: trained on another background or stain" in capsys.readouterr().err
+
+
+def test_weights_that_may_have_seen_the_test_pictures_are_refused(
+    straight: Path, small_index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warm = [*SHORT[:-1], str(straight / "weights.safetensors"), "--epochs", "2"]
+    options = ["--protocol", "stratified", "--out", str(tmp_path / "x")]
+    assert main(["fit", str(small_index), *warm, *options]) == 1
+    assert "may have been trained on pictures that are to judge this run" in capsys.readouterr().err
+    assert main(["fit", str(small_index), *warm, "--out", str(tmp_path / "y")]) == 0
+    assert read_run(tmp_path / "y").info["weights_scaling"] == "tf"
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(straight, elsewhere)
+    info = json.loads((elsewhere / "run.json").read_text())
+    (elsewhere / "run.json").write_text(json.dumps(info | {"sources": ["pbc"], "data_sha256": "0" * 64}))
+    warm = [*SHORT[:-1], str(elsewhere / "weights.safetensors"), "--epochs", "2"]
+    assert main(["fit", str(small_index), *warm, "--out", str(tmp_path / "z")]) == 0
+
+
+def test_what_two_commands_write_at_once_stays(straight: Path, tmp_path: Path) -> None:
+    shutil.copytree(straight, tmp_path / "run")
+    one, other = read_run(tmp_path / "run"), read_run(tmp_path / "run")
+    update_info(one.folder, {"audit": {"n": 1}})
+    update_info(other.folder, {"external": {"n": 2}})
+    assert {key: read_info(tmp_path / "run")[key] for key in ("audit", "external")} == {
+        "audit": {"n": 1},
+        "external": {"n": 2},
+    }
+
+
+@pytest.mark.parametrize(("key", "value"), [("task", None), ("labels", "Pro"), ("input_px", "224"), ("index", 3)])
+def test_a_damaged_description_is_named(straight: Path, tmp_path: Path, key: str, value: object) -> None:
+    info = json.loads((straight / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(info | {key: value}))
+    with pytest.raises(DataError, match=rf"run\.json: {key}: got"):
+        read_info(tmp_path)
+
+
+def test_batch_norm_over_processes_takes_bf16(tmp_path: Path) -> None:
+    from torch.distributed import destroy_process_group, init_process_group
+
+    from train.batch_norm import CrossProcessBatchNorm
+
+    x = torch.randn(8, 3, 5, 5)
+    wide, plain = CrossProcessBatchNorm(3).train(), torch.nn.BatchNorm2d(3).train()
+    init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = wide(x.bfloat16())
+    finally:
+        destroy_process_group()
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), plain(x.bfloat16().float()), atol=0.02, rtol=0.01)
 
 
 def test_weights_and_description_belong_together(straight: Path, tmp_path: Path) -> None:
@@ -251,8 +310,11 @@ def test_nonsense_is_answered_in_one_line(
     assert main([*plain, "--out", str(tmp_path / "file" / "run")]) == 1
     assert main([*plain, "--devices", "abc", *out]) == 2
     assert main([*plain, "--px", "3", *out]) == 2
+    assert main([*plain, "--distill", "1", *out]) == 2
+    assert main([*plain, "--weights-scaling", "imagenet", *out]) == 2
+    assert main([*plain, "--augmentation", "background", *out]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-    assert len(lines) == 9
+    assert len(lines) == 12
 
 
 def test_a_damaged_checkpoint_is_named_and_a_half_written_one_forgotten(tmp_path: Path) -> None:

@@ -168,6 +168,11 @@ def test_what_is_refused(rendered_run: Path, rendered_index: Path, tmp_path: Pat
     with pytest.raises(DataError, match=r"its index is not at .*--index"):
         build_report({str(rendered_run): moved})
     assert "Runs side by side" in build_report({str(rendered_run): moved}, [rendered_index])
+    (headed := tmp_path / "headed").mkdir()
+    (headed / "run.json").write_text(json.dumps(info))
+    (headed / "curves.csv").write_text("epoch,train_loss,val_loss,val_macro_f1\n")
+    with pytest.raises(DataError, match="no learning curves"):
+        build_report({str(headed): info})
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "run.json").write_text(json.dumps(info))
@@ -193,6 +198,11 @@ def test_commands_make_the_run_again(full_run: Path) -> None:
     assert index.labels == ["Early", "Pre"] and fit.px == 160 and fit.augmentation == "geometry"
     assert str(fit.teacher) == "TEACHER" and fit.weights == "none"
     assert (fit.background, fit.stain, fit.precision) == ("keep", "keep", "32-true")
+    assert index.limit is None and fit.weights_scaling == "tf"
+    more = info | {"index_limit": 14, "weights_scaling": "imagenet", "audit_val": {}, "pretrained": "x.safetensors"}
+    parsed = [build_parser().parse_args(shlex.split(line)[3:]) for line in commands(full_run, more)]
+    assert parsed[0].limit == 14 and parsed[2].weights_scaling == "imagenet"
+    assert [audit.split for audit in parsed[4:6]] == ["test", "val"]
     standardised = {"input_px": 224, "background": "neutral-field", "stain": "reinhard"}
     line = commands(full_run, info | {"preprocess": standardised, "precision": "bf16-mixed"})[2]
     fit = build_parser().parse_args(shlex.split(line)[3:])
@@ -215,19 +225,26 @@ def test_cautions_follow_the_figures(full_run: Path) -> None:
     for control in metrics["controls"]:
         control["macro_f1"] = {"value": 0.5, "low": 0.4, "high": 0.6}
     fallen = next(row for row in info["audit"]["rows"] if row["expected"] == "falls")
-    fallen["macro_f1"] = {"value": 0.2, "low": 0.1, "high": 0.3}
-    info["audit"]["chance_macro_f1"] = 0.15
+    fallen["balanced_accuracy"] = {"value": 0.3, "low": 0.2, "high": 0.4}
+    assert info["audit"]["chance_balanced_accuracy"] == 1 / len(info["labels"]) == 0.25
+    info["external"] = {"own": {"sources": {"a": {"trained_on": True}}}}
     for row in metrics["test"]["per_class"].values():
         row["groups"] = 9
     calm = " | ".join(cautions(info, card))
     assert "no skill beyond colour" not in calm and "rests on" not in calm and "is left" not in calm
-    assert "Pro comes from b only" in calm and "worst case of the audit" in calm
+    assert (
+        "not tried on pictures of any other" in calm
+        and "Pro comes from b only" in calm
+        and "worst case of the audit" in calm
+    )
     metrics["controls"][1]["macro_f1"]["value"] = 0.86
-    fallen["macro_f1"]["low"] = 0.16
+    fallen["balanced_accuracy"]["low"] = 0.26
+    info["external"]["other"] = {"sources": {"b": {"trained_on": False}}}
     metrics["test"]["per_class"]["Pre"]["groups"] = 2
     loud = " | ".join(cautions(info | {"protocol": "stratified"}, card))
-    for words in ("no skill beyond colour", "Pre rests on 2", "where chance gives 0.150", "on both sides"):
+    for words in ("no skill beyond colour", "Pre rests on 2", "where chance gives 0.250", "on both sides"):
         assert words in loud
+    assert "not tried on pictures of any other" not in loud
 
 
 def test_page_escapes_and_lays_out() -> None:
