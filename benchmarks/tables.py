@@ -12,8 +12,9 @@ from typing import Any
 
 from edge_runtime.bundle import default_bundles, open_bundle
 from edge_runtime.files import write_text
+from train.layout import markdown
 
-from .markdown import table, with_tables
+from .markdown import with_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 COST = Path(__file__).parent / "results" / "cost.json"
@@ -43,9 +44,9 @@ def accuracy_table() -> str:
     return "\n\n".join(
         (
             "Macro-F1 on the test split; controls see colours only:",
-            table(head, rows),
+            markdown(head, rows),
             "The yes/no question of each task, at the threshold stored in the bundle (chosen on validation):",
-            table(("question, protocol, pictures", "model", "AUROC", "sensitivity", "specificity"), points),
+            markdown(("question, protocol, pictures", "model", "AUROC", "sensitivity", "specificity"), points),
         )
     )
 
@@ -77,7 +78,7 @@ def parity_table() -> str:
             for row in parity["rows"]
         ]
         title = f"`{task}`, {parity['pictures']} test pictures, model {len(bundle.read('model.tflite')) / 1e6:.2f} MB:"
-        parts.append(f"{title}\n\n{table(('step', 'measure', 'value', 'limit', ''), rows)}")
+        parts.append(f"{title}\n\n{markdown(('step', 'measure', 'value', 'limit', ''), rows)}")
     return "\n\n".join(parts)
 
 
@@ -99,7 +100,7 @@ def cost_table() -> str:
                 ]
             )
     head = ("inference, interleaved in one process", "threads", "p50 ms", "p90 ms", "p99 ms", "ratio of medians")
-    parts.append(table(head, rows))
+    parts.append(markdown(head, rows))
     rows = [
         [
             name,
@@ -109,13 +110,13 @@ def cost_table() -> str:
         for name, both in found["class_map"].items()
         for one in both
     ]
-    parts.append(table(("graph with class map / the same graph without", "threads", "ratio of medians"), rows))
+    parts.append(markdown(("graph with class map / the same graph without", "threads", "ratio of medians"), rows))
     rows = []
     for name, answer in found["answer"].items():
         for part, values in answer["parts"].items():
             title = f"{name}: {part}" + (f" ({answer['picture']})" if part == "decode" else "")
             rows.append([title, *(f"{values[f'{q}_ms']:.2f}" for q in ("p50", "p90", "p99"))])
-    parts.append(table(("one answer, 1 thread", "p50 ms", "p90 ms", "p99 ms"), rows))
+    parts.append(markdown(("one answer, 1 thread", "p50 ms", "p90 ms", "p99 ms"), rows))
     rows = [
         [
             f"`classify --json {one['picture']}`",
@@ -124,7 +125,7 @@ def cost_table() -> str:
         ]
         for one in found["command"].values()
     ]
-    parts.append(table(("fresh process, start to printed JSON", "p50 s", "p90 s", "p99 s", "peak RSS, MB"), rows))
+    parts.append(markdown(("fresh process, start to printed JSON", "p50 s", "p90 s", "p99 s", "peak RSS, MB"), rows))
     return "\n\n".join(parts)
 
 

@@ -24,6 +24,7 @@ from edge_runtime.files import make_folder, write_text
 from .cost import ROUNDS, Shape, measure_costs
 from .errors import DataError
 from .index import PROTOCOLS
+from .layout import markdown
 from .reproduce import augmentation_name
 from .resampling import Interval
 from .run_folder import WEIGHTS, read_info
@@ -167,14 +168,13 @@ def to_markdown(lines: Sequence[dict[str, Any]], how: dict[str, Any]) -> str:
             f"{cost['latency_relative']:.2f}",
         ]
         rows.append(cells)
-    table = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
     notes = [
         "Macro-F1 on the test split of each protocol, with 95 % bootstrap intervals over whole groups. Controls know "
         "colours only. Stratified: pictures dealt out one by one. Grouped: whole patients or clusters.",
         f"Latency: {how['engine']}, batch {how['batch']}, median of {how['rounds']} calls by turns in one process; "
         f"relative to {how['relative_to']}. Seconds an epoch: median, on the machine that trained.",
     ]
-    return "\n".join([*table, "", *notes]) + "\n"
+    return "\n".join([markdown(head, rows), "", *notes]) + "\n"
 
 
 def to_csv(lines: Sequence[dict[str, Any]]) -> str:

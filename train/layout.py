@@ -1,4 +1,4 @@
-"""Layout: a table as plain text, its columns aligned. What is in it is the caller's business."""
+"""Layout: a table as plain text, its columns aligned, or as Markdown. What is in it is the caller's business."""
 
 from __future__ import annotations
 
@@ -19,3 +19,13 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]], indent: str = ""
     if rule:
         lines.insert(1, "-" * len(lines[0]))
     return "\n".join(indent + line.rstrip() for line in lines)
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a table as Markdown.
+
+    Args:
+        head: what the columns are called.
+        rows: their cells, as many as `head` has.
+    """
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .layout import columns
 from .resampling import Interval
 
 SHOULD = {"holds": "hold", "falls": "fall to chance", "tells": "-"}
@@ -46,10 +47,10 @@ def run_report(infos: dict[str, dict[str, Any]]) -> str:
     named = {name: {row["name"]: row for row in found["controls"]} for name, found in metrics.items()}
     for control in dict.fromkeys(name for rows_by_name in named.values() for name in rows_by_name):
         rows.append([control, *_cells([rows_by_name.get(control) for rows_by_name in named.values()])])
-    parts.append(_table(head, rows))
+    parts.append(_ruled(head, rows))
     parts.append(_figures(metrics))
     for name, found in metrics.items():
-        parts.append(f"{name}, class by class\n{_table(*class_rows(found['test']))}")
+        parts.append(f"{name}, class by class\n{_ruled(*class_rows(found['test']))}")
     return "\n\n".join([*parts, _footer(metrics)])
 
 
@@ -66,9 +67,9 @@ def bundle_report(reference: dict[str, Any], found: dict[str, Any]) -> str:
     rows += [[control["name"], *_cells([control])] for control in reference["controls"]]
     parts = [
         f"{found['bundle']} through {found['engine']}, beside {found['run']} and its controls, on the test split",
-        _table(["", "macro-F1", "balanced accuracy"], rows),
+        _ruled(["", "macro-F1", "balanced accuracy"], rows),
         _figures(sides),
-        _table(
+        _ruled(
             ["bundle against reference", "paired"],
             [
                 ["macro-F1 difference, pp", interval_text(paired["macro_f1_difference_pp"], 2)],
@@ -77,8 +78,8 @@ def bundle_report(reference: dict[str, Any], found: dict[str, Any]) -> str:
                 ["prepared to the pixels of training", f"{found['pixels_as_trained']:.1%}"],
             ],
         ),
-        f"bundle, class by class\n{_table(*class_rows(found['test']))}",
-        f"reference, class by class\n{_table(*class_rows(reference['test']))}",
+        f"bundle, class by class\n{_ruled(*class_rows(found['test']))}",
+        f"reference, class by class\n{_ruled(*class_rows(reference['test']))}",
     ]
     return "\n\n".join([*parts, _footer({found["protocol"]["name"]: found})])
 
@@ -94,7 +95,7 @@ def audit_report(info: dict[str, Any], found: dict[str, Any]) -> str:
     parts = [
         f"{info['task']}, {info['backbone']}: shortcut audit on {found['n']} {found['split']} pictures "
         f"of {protocol['groups'][found['split']]} groups",
-        _table(*audit_rows(found)),
+        _ruled(*audit_rows(found)),
         f"worst case of what should hold: {worst['name']}, macro-F1 {interval_text(worst['macro_f1'])}\n"
         f"chance: balanced accuracy {found['chance_balanced_accuracy']:.3f}\n"
         f"white cells found in {found['cells_found']} of {found['n']} pictures; the others keep their background"
@@ -130,9 +131,9 @@ def external_report(info: dict[str, Any], found: dict[str, Any]) -> str:
     parts = [
         f"{info['task']}, {info['backbone']}: on {found['index']}, {found['split']} of its pictures",
         "\n".join(external_notes(found)),
-        _table(*external_rows(found)),
+        _ruled(*external_rows(found)),
         _figures({"external": found}),
-        f"class by class, all classes compete\n{_table(*class_rows(found['test']))}",
+        f"class by class, all classes compete\n{_ruled(*class_rows(found['test']))}",
     ]
     return "\n\n".join([*parts, INTERVALS])
 
@@ -177,7 +178,7 @@ def _figures(sides: dict[str, dict[str, Any]]) -> str:
     """Lay out one column per side: the test split's figures, each operating point, each source."""
     columns = {name: dict(_figure_rows(found)) for name, found in sides.items()}
     names = dict.fromkeys(name for column in columns.values() for name in column)
-    return _table(["", *sides], [[name, *(column.get(name, "-") for column in columns.values())] for name in names])
+    return _ruled(["", *sides], [[name, *(column.get(name, "-") for column in columns.values())] for name in names])
 
 
 def _figure_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -240,8 +241,5 @@ def interval_text(interval: Interval | None, digits: int = 3) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
-    lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join(line.rstrip() for line in lines)
+def _ruled(head: list[str], rows: list[list[str]]) -> str:
+    return columns(head, rows, rule=True)
