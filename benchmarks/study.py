@@ -177,7 +177,7 @@ TABLES = {
 def main() -> int:
     """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.study", description=__doc__)
-    parser.add_argument("work", type=Path, metavar="WORK", help="folder of evaluated runs")
+    parser.add_argument("work", type=Path, metavar="WORK", help="folder of finished runs")
     parser.set_defaults(run=_collect)
     return guarded(parser)
 
@@ -185,12 +185,10 @@ def main() -> int:
 def _collect(args: argparse.Namespace) -> None:
     """Copy what finished runs left, compactly, into ``references/study``."""
     for folder in sorted(path.parent for path in args.work.glob("*/run.json")):
-        info = read_info(folder)
-        if "metrics" in info:
-            make_folder(STUDY / folder.name)
-            write_text(STUDY / folder.name / "run.json", json.dumps(info, separators=(",", ":")) + "\n")
-            write_text(STUDY / folder.name / "curves.csv", (folder / "curves.csv").read_text(encoding="utf-8"))
-            sys.stdout.write(f"{folder.name}\n")
+        make_folder(STUDY / folder.name)
+        write_text(STUDY / folder.name / "run.json", json.dumps(read_info(folder), separators=(",", ":")) + "\n")
+        write_text(STUDY / folder.name / "curves.csv", (folder / "curves.csv").read_text(encoding="utf-8"))
+        sys.stdout.write(f"{folder.name}\n")
 
 
 if __name__ == "__main__":
