@@ -53,7 +53,7 @@ def study_runs() -> dict[str, dict[str, Any]]:
     folders = [REFERENCES / name for name in SHIPPED]
     for task in TASKS:
         folders += sorted(path for path in STUDY.glob(f"{task}-*-*") if path.is_dir())
-    infos = {folder.name: read_info(folder) for folder in folders}
+    infos = {folder.name: info for folder in folders if "metrics" in (info := read_info(folder))}
     order = list(BACKBONES)
     return dict(sorted(infos.items(), key=lambda one: (TASKS.index(one[1]["task"]), order.index(one[1]["backbone"]))))
 
