@@ -1,0 +1,256 @@
+"""Attribution: ways to ask a network where it saw a class, as one table; pixels in, a heatmap out.
+
+What comes in is a `Question` - a network, one picture's pixels and a class; what goes out is a heatmap, (h, w) float32,
+0..1 with peak 1, at whatever resolution the method has. Grad-CAM, HiResCAM, occlusion and integrated gradients are
+captum's, LIME is its authors' own on SLIC superpixels; the class map is this project's. What a heatmap is worth is
+measured by `train.faithfulness`; `BASELINES` are the maps that it is measured against, which never ask a network.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from edge_runtime.errors import UsageError
+from edge_runtime.heatmap import heatmap
+from edge_runtime.preprocess import Pixels
+from edge_runtime.stain import optical_density, purple
+
+from .network import SelfExplaining
+
+Heat = npt.NDArray[np.float32]
+"""(h, w) float32, 0..1 with peak 1; all zeros where nothing speaks for the class."""
+
+LIME_SAMPLES = 500
+"""Pictures with superpixels greyed out that LIME fits its linear model to."""
+
+SUPERPIXELS = 60
+OCCLUSION_PX, OCCLUSION_STRIDE_PX = 32, 16
+"""Side and step of the patch, pixels of a 224 px picture; scaled with the side."""
+
+IG_STEPS = 32
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a network.
+
+    Attributes:
+        network: in eval mode.
+        pixels: (H, W, 3) uint8, prepared for it.
+        k: class number.
+        layer: of ``network.features``, by name; "": the last feature map. Only Grad-CAM and HiResCAM look at it.
+        seed: of LIME's samples.
+    """
+
+    network: SelfExplaining
+    pixels: Pixels
+    k: int
+    layer: str = ""
+    seed: int = 0
+
+    @property
+    def module(self) -> nn.Module:
+        """The layer.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        try:
+            return self.network.features.get_submodule(self.layer)
+        except AttributeError:
+            names = [name for name, _ in self.network.features.named_children()]
+            raise UsageError("--layer", got=self.layer, expected=f"{', '.join(names)}, or one within them") from None
+
+    def tensor(self) -> Tensor:
+        """Return the pixels as (1, H, W, 3) float32, 0..255, on the network's device."""
+        device = next(self.network.parameters()).device
+        return torch.from_numpy(np.array(self.pixels, dtype=np.float32))[None].to(device)
+
+    def empty_field(self) -> Tensor:
+        """Return what stands for "nothing there", (1, 1, 1, 3): the 95th percentile of each channel, the bright field."""
+        field = np.percentile(self.pixels, 95, axis=(0, 1)).astype(np.float32)
+        return torch.from_numpy(field)[None, None, None].to(next(self.network.parameters()).device)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table.
+
+    Attributes:
+        title: as its authors call it.
+        passes: forward passes for one heatmap, backward ones (which cost about two) included; "" where it varies.
+        explain: does it.
+        source: paper.
+    """
+
+    title: str
+    passes: str
+    explain: Callable[[Question], Heat]
+    source: str
+
+
+def logits_of(network: SelfExplaining) -> Callable[[Tensor], Tensor]:
+    """Return the network as captum wants it: (N, H, W, 3) -> logits (N, K)."""
+
+    def forward(pixels: Tensor) -> Tensor:
+        logits: Tensor = network(pixels)[0]
+        return logits
+
+    return forward
+
+
+def scaled(values: npt.NDArray[Any]) -> Heat:
+    """Keep what is positive and scale it to peak 1."""
+    return heatmap(np.asarray(values, dtype=np.float32)[..., None], 0)
+
+
+def class_map(asked: Question) -> Heat:
+    """The head's own class map: Grad-CAM at the last feature map in closed form, see `train.network`."""
+    with torch.inference_mode():
+        _, found = asked.network(asked.tensor())
+    return heatmap(found[0].float().cpu().numpy(), asked.k)
+
+
+def gradcam(asked: Question) -> Heat:
+    """Grad-CAM: channels weighted by their mean gradient."""
+    from captum.attr import LayerGradCam
+
+    return _layer(LayerGradCam(logits_of(asked.network), asked.module).attribute(asked.tensor(), asked.k))
+
+
+def hirescam(asked: Question) -> Heat:
+    """HiResCAM: gradient times activation, summed over channels, place by place."""
+    from captum.attr import LayerGradientXActivation
+
+    return _layer(LayerGradientXActivation(logits_of(asked.network), asked.module).attribute(asked.tensor(), asked.k))
+
+
+def _layer(attribution: Any) -> Heat:
+    return scaled(attribution.detach()[0].sum(0).cpu().numpy())
+
+
+def integrated_gradients(asked: Question) -> Heat:
+    """Integrated gradients from the empty field to the picture, summed over channels."""
+    from captum.attr import IntegratedGradients
+
+    pixels = asked.tensor()
+    found = IntegratedGradients(logits_of(asked.network)).attribute(
+        pixels, asked.empty_field().expand_as(pixels), asked.k, n_steps=IG_STEPS, internal_batch_size=BATCH
+    )
+    return scaled(found.detach()[0].sum(-1).cpu().numpy())
+
+
+def occlusion(asked: Question) -> Heat:
+    """How much the logit falls when a patch of empty field covers a place."""
+    from captum.attr import Occlusion
+
+    pixels = asked.tensor()
+    side = pixels.shape[1]
+    patch, stride = (max(1, round(px * side / 224)) for px in (OCCLUSION_PX, OCCLUSION_STRIDE_PX))
+    with torch.inference_mode():
+        found = Occlusion(logits_of(asked.network)).attribute(
+            pixels,
+            sliding_window_shapes=(patch, patch, 3),
+            strides=(stride, stride, 3),
+            baselines=asked.empty_field().expand_as(pixels),
+            target=asked.k,
+            perturbations_per_eval=BATCH,
+        )
+    return scaled(found[0].sum(-1).cpu().numpy())
+
+
+def superpixels(pixels: Pixels) -> npt.NDArray[np.int64]:
+    """Cut a picture into about `SUPERPIXELS` of even colour (SLIC): (H, W) numbers from 0."""
+    from skimage.segmentation import slic
+
+    found: npt.NDArray[np.int64] = slic(pixels, n_segments=SUPERPIXELS, compactness=10, sigma=1, start_label=0)
+    return found
+
+
+def lime(asked: Question, samples: int = LIME_SAMPLES) -> Heat:
+    """LIME: superpixels whose presence a linear model finds to speak for the class.
+
+    Args:
+        asked: its ``seed`` makes the samples; the same one gives the same bits.
+        samples: pictures shown.
+    """
+    from lime.lime_image import LimeImageExplainer
+
+    segments = superpixels(asked.pixels)
+    device = next(asked.network.parameters()).device
+
+    def probabilities(pictures: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        with torch.inference_mode():
+            logits = asked.network(torch.from_numpy(pictures.astype(np.float32)).to(device))[0]
+        found: npt.NDArray[np.float64] = logits.double().softmax(1).cpu().numpy()
+        return found
+
+    explainer = LimeImageExplainer(random_state=asked.seed)
+    with redirect_stderr(io.StringIO()):  # its progress bar cannot be switched off
+        explained = explainer.explain_instance(
+            np.array(asked.pixels),
+            probabilities,
+            labels=(asked.k,),
+            top_labels=None,
+            num_samples=samples,
+            batch_size=BATCH,
+            segmentation_fn=lambda _: segments,
+            random_seed=asked.seed,
+        )
+    weights = np.zeros(segments.max() + 1)
+    for number, weight in explained.local_exp[asked.k]:
+        weights[number] = weight
+    return scaled(weights[segments])
+
+
+METHODS: dict[str, Method] = {
+    "class-map": Method("class map (closed-form Grad-CAM)", "1", class_map, "this project"),
+    "gradcam": Method("Grad-CAM", "1 + backward", gradcam, "Selvaraju et al. 2017, arXiv:1610.02391"),
+    "hirescam": Method("HiResCAM", "1 + backward", hirescam, "Draelos & Carin 2020, arXiv:2011.08891"),
+    "integrated-gradients": Method(
+        "Integrated gradients",
+        f"{IG_STEPS} + backward",
+        integrated_gradients,
+        "Sundararajan et al. 2017, arXiv:1703.01365",
+    ),
+    "occlusion": Method("Occlusion", "170", occlusion, "Zeiler & Fergus 2014, arXiv:1311.2901"),
+    "lime": Method("LIME", str(LIME_SAMPLES), lime, "Ribeiro et al. 2016, arXiv:1602.04938"),
+}
+"""Name on the command line -> method."""
+
+
+def centre(asked: Question) -> Heat:
+    """A Gaussian in the middle, its standard deviation a sixth of the side: cells sit there."""
+    height, width = asked.pixels.shape[:2]
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    spread = 2 * (min(height, width) / 6) ** 2
+    return scaled(np.exp(-((y - (height - 1) / 2) ** 2 + (x - (width - 1) / 2) ** 2) / spread))
+
+
+def darkness(asked: Question) -> Heat:
+    """How purple each pixel is: nuclei are."""
+    return scaled(purple(optical_density(np.ascontiguousarray(asked.pixels))))
+
+
+def noise(asked: Question) -> Heat:
+    """Chance, at the class map's resolution; seeded by the picture."""
+    seed = [asked.seed, int(asked.pixels.astype(np.uint64).sum())]
+    return scaled(np.random.default_rng(seed).random((7, 7)))
+
+
+BASELINES: dict[str, Method] = {
+    "centre": Method("centre Gaussian", "0", centre, "baseline"),
+    "darkness": Method("stain darkness", "0", darkness, "baseline"),
+    "random": Method("random", "0", noise, "baseline"),
+}
+"""Maps that know nothing of the network: a method is worth what it has over them."""
