@@ -1,0 +1,462 @@
+"""`python -m benchmarks.explanations`: what every heatmap is worth, beside masks, other methods and no method.
+
+What comes in are the shipped references and bundles, pictures with masks - experts' (segmentation_WBC), weak ones
+(Taleqani's threshold pictures), rendered ones, which need no data - and, for the sanity checks, the index that a
+reference was trained on; what goes out is ``results/explanations.json``, of which ``docs/explanations.md`` is written.
+How each number is defined stands in `train.faithfulness`. Every method is asked about the class that its own model
+answers with. Beside the methods stand maps that never ask a model: cells lie in the middle, and nuclei are dark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from edge_runtime.classifier import Classifier
+from edge_runtime.errors import UsageError
+from edge_runtime.files import write_text
+from edge_runtime.guard import guarded
+from edge_runtime.heatmap import heatmap
+from edge_runtime.masks import Mask
+from edge_runtime.preprocess import Pixels, Preprocess
+from train.attribution import BASELINES, METHODS, Heat, Question
+from train.faithfulness import agreement, deletion_insertion, localisation, moved, randomised, stability
+from train.index import Index, read_index
+from train.network import SelfExplaining
+from train.pixels import load_pixels, prepare_picture
+from train.render import render_cell
+from train.resampling import RESAMPLES, Resamples, percentile_interval
+from train.run_folder import Run, read_run
+from train.sources import SOURCES
+
+from .cost import ROOT, machine
+from .interleave import interleave, latency, ratio
+
+RESULTS = Path(__file__).parent / "results" / "explanations.json"
+DATA = ROOT.parent / "shared" / "data"
+NUCLEUS, CELL = 200, 60
+"""Grey levels of experts' and renderer's masks: above the first nucleus, above the second nucleus or cytoplasm."""
+
+RENDERED_LABELS = ("blast", "neutrophil", "lymphocyte", "monocyte", "eosinophil")
+INNER_LAYER = "13"
+"""Of MobileNetV2: the last feature map of 14 x 14 places."""
+
+HALF_CELL_PX = 8
+"""A quarter of a class map's cell: pictures moved by it both ways interleave to twice the resolution."""
+
+LIME_SEEDS = 3
+RANDOMISED = (0.0, 0.25, 0.5, 1.0)
+SLOW = ("integrated-gradients", "occlusion", "lime")
+
+Explain = Callable[[Pixels], Heat]
+
+
+@dataclasses.dataclass(frozen=True)
+class Masked:
+    """A prepared picture whose cells are known.
+
+    Attributes:
+        pixels: (px, px, 3) uint8.
+        nucleus: (px, px) bool.
+        cell: (px, px) bool, nucleus and cytoplasm; the nucleus where nobody drew cytoplasm.
+    """
+
+    pixels: Pixels
+    nucleus: Mask
+    cell: Mask
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Something that answers pixels and explains itself.
+
+    Attributes:
+        answer: (px, px, 3) uint8 -> logits (K,) and class map (h, w, K).
+        network: behind it, where there is one to differentiate.
+    """
+
+    answer: Callable[[Pixels], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+    network: SelfExplaining | None = None
+
+
+def expert_cells(data: Path, px: int) -> list[Masked]:
+    """Read segmentation_WBC's cells and masks, as the network sees them.
+
+    Raises:
+        UsageError: not there.
+    """
+    folder = data / "segmentation_wbc" / "Dataset 2"
+    if not folder.is_dir():
+        raise UsageError("no expert masks", got=folder, expected="the data set segmentation_wbc as published")
+    central = SOURCES["segmentation_wbc"].central_px
+    found = []
+    for path in sorted(folder.glob("*.jpg")):
+        pixels = prepare_picture(path, None, central, Preprocess(px))
+        mask = Image.open(path.with_suffix(".png")).convert("L")
+        if central is not None and min(mask.size) > central:
+            left, top = (mask.width - central) // 2, (mask.height - central) // 2
+            mask = mask.crop((left, top, left + central, top + central))
+        side = min(mask.size)
+        left, top = (mask.width - side) // 2, (mask.height - side) // 2
+        square = mask.crop((left, top, left + side, top + side)).resize((px, px), Image.Resampling.NEAREST)
+        found.append(_masked(pixels, np.asarray(square)))
+    return found
+
+
+def rendered_cells(per_label: int, px: int) -> list[Masked]:
+    """Draw cells of five types whose masks are known exactly."""
+    found = []
+    for label in RENDERED_LABELS:
+        for number in range(per_label):
+            drawn = render_cell(label, np.random.default_rng([7, number, *label.encode()]), px)
+            found.append(Masked(drawn.pixels, drawn.nucleus, drawn.cell))
+    return found
+
+
+def threshold_fields(data: Path, px: int) -> list[Masked]:
+    """Read Taleqani's fields with their authors' threshold pictures: nuclei, weakly.
+
+    Raises:
+        UsageError: not there.
+    """
+    folder = data / "taleqani" / "Segmented"
+    if not folder.is_dir():
+        raise UsageError("no threshold pictures", got=folder, expected="the data set taleqani as published")
+    found = []
+    for path in sorted(folder.rglob("*.jpg")):
+        original = data / "taleqani" / "Original" / path.parent.name / path.name
+        if original.is_file():
+            shown = Image.open(path).convert("L").resize((px, px), Image.Resampling.BILINEAR)
+            nucleus = np.asarray(shown) > 30
+            found.append(Masked(prepare_picture(original, None, None, Preprocess(px)), nucleus, nucleus))
+    return [one for one in found if one.nucleus.any()]
+
+
+def _masked(pixels: Pixels, mask: npt.NDArray[np.uint8]) -> Masked:
+    return Masked(pixels, mask > NUCLEUS, mask > CELL)
+
+
+def torch_model(network: SelfExplaining) -> Model:
+    """Return a network as a `Model`."""
+
+    def answer(pixels: Pixels) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        with torch.inference_mode():
+            logits, class_map = network(torch.from_numpy(np.array(pixels[None])))
+        return logits[0].numpy(), class_map[0].numpy()
+
+    return Model(answer, network)
+
+
+def bundle_model(name: str) -> Model:
+    """Return a shipped bundle, as the device runs it, as a `Model`."""
+    classifier = Classifier.open(name, threads=1)
+
+    def answer(pixels: Pixels) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        prediction = classifier.classify_pixels(pixels)
+        return prediction.logits, prediction.class_map
+
+    return Model(answer)
+
+
+def shifted_passes(model: Model, pixels: Pixels) -> npt.NDArray[np.float32]:
+    """Return a class map of twice the resolution from four passes over moved pictures: (2h, 2w, K)."""
+    step = round(HALF_CELL_PX * len(pixels) / 224)
+    rows = []
+    for dy in (step, -step):  # the picture moved down shows, in the same cell, what lies above
+        maps = [model.answer(np.ascontiguousarray(moved(pixels, dx, dy)))[1] for dx in (step, -step)]
+        rows.append(np.stack(maps, axis=2).reshape(maps[0].shape[0], -1, maps[0].shape[2]))
+    fine = np.stack(rows, axis=1)
+    return fine.reshape(-1, *fine.shape[2:])
+
+
+def output_stride_16(network: SelfExplaining) -> SelfExplaining:
+    """Return a MobileNetV2 whose last halving is undone: its stride becomes 1, the filters behind it are dilated by 2.
+
+    The weights are as they are (Chen et al. 2017, arXiv:1706.05587, section 3.1): the class map is twice as fine.
+    """
+    changed, seen = copy.deepcopy(network), False
+    for name, module in changed.features.named_modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and int(name.split(".")[0]) >= 14:
+            if module.stride == (2, 2):
+                module.stride, seen = (1, 1), True
+            elif seen:
+                module.dilation, module.padding = (2, 2), (2, 2)
+    assert seen
+    return changed
+
+
+def ways_of(model: Model, k: int, with_slow: bool) -> dict[str, Explain]:
+    """Return what explains class `k` of a model: name -> pixels to heatmap."""
+    ways: dict[str, Explain] = {
+        "class map": lambda pixels: heatmap(model.answer(pixels)[1], k),
+        "class map, 4 shifted passes": lambda pixels: heatmap(shifted_passes(model, pixels), k),
+    }
+    if (network := model.network) is not None:
+        for name in ("gradcam", "hirescam"):
+            method = METHODS[name]
+            ways[f"{method.title}, 14 x 14"] = lambda pixels, explain=method.explain: explain(
+                Question(network, pixels, k, INNER_LAYER)
+            )
+        fine = torch_model(output_stride_16(network))
+        ways["class map, output stride 16"] = lambda pixels: heatmap(fine.answer(pixels)[1], k)
+        for name in SLOW if with_slow else ():
+            method = METHODS[name]
+            ways[method.title] = lambda pixels, explain=method.explain: explain(Question(network, pixels, k))
+    return ways
+
+
+def measure_ways(model: Model, pictures: Sequence[Masked], slow: int, title: str) -> dict[str, Any]:
+    """Measure every way of explaining a model's answers on masked pictures.
+
+    Args:
+        model: whose answers.
+        pictures: N of them.
+        slow: how many of them the slow methods are asked about.
+        title: of the progress bar.
+
+    Returns:
+        Way -> ``n`` and intervals over pictures of every number of `train.faithfulness`: ``pointing``, ``top_share``,
+        ``top_ceiling`` and ``heat_share`` of the whole cell, ``nucleus_top_share``, ``deletion``, ``insertion``,
+        ``spearman`` and ``overlap`` with the class map, Spearman after each change of ``stability``;
+        ``beats_darkness``: the paired difference of ``top_share`` to that of stain darkness.
+    """
+    rows: dict[str, list[dict[str, float]]] = {}
+    for number, one in enumerate(tqdm(pictures, desc=title, unit="picture", leave=False, disable=None)):
+        k = int(model.answer(one.pixels)[0].argmax())
+        ways = ways_of(model, k, number < slow)
+        if model.network is not None:
+            network = model.network
+            ways |= {
+                method.title: lambda pixels, explain=method.explain: explain(Question(network, pixels, k))
+                for method in BASELINES.values()
+            }
+        own = ways["class map"](one.pixels)
+        for name, explain in ways.items():
+            heat = explain(one.pixels)
+            row = localisation(heat, one.cell)
+            row["nucleus_top_share"] = localisation(heat, one.nucleus)["top_share"]
+            row |= agreement(own, heat, len(one.pixels))
+            if model.network is not None:
+                row |= deletion_insertion(model.network, one.pixels, heat, k)
+            if name not in {METHODS[slow_one].title for slow_one in SLOW}:
+                row |= {f"stable: {change}": rho for change, rho in stability(explain, one.pixels, heat).items()}
+            rows.setdefault(name, []).append(row)
+    darkness = [row["top_share"] for row in rows.get(BASELINES["darkness"].title, [])]
+    found = {}
+    for name, measured in rows.items():
+        columns = {key: [row[key] for row in measured] for key in measured[0]}
+        if darkness:
+            columns["beats_darkness"] = [a - b for a, b in zip(columns["top_share"], darkness, strict=False)]
+        found[name] = {"n": len(measured)} | {key: interval(values) for key, values in columns.items()}
+    return found
+
+
+def interval(values: Sequence[float]) -> dict[str, float] | None:
+    """Return the mean over pictures with its 95 % bootstrap interval; None where it is not defined for any."""
+    known = np.array([value for value in values if not np.isnan(value)])
+    if not len(known):
+        return None
+    drawn = Resamples(len(known), None, 0, RESAMPLES).sums(known[:, None])[:, 0] / len(known)
+    return percentile_interval(drawn)
+
+
+def quantization(reference: Model, device: Model, index: Index, numbers: Sequence[int]) -> dict[str, Any]:
+    """Compare the device's heatmap with autograd Grad-CAM of the full-precision network, class by class.
+
+    Both explain the class that the full-precision network answers with; maps are compared place by place, (h, w).
+
+    Returns:
+        Class, and "all" -> ``n``, ``median`` and ``p5`` of Spearman's rank correlation, ``same_peak``: share of the
+        pictures whose hottest place is the same.
+    """
+    from scipy.stats import spearmanr
+
+    from train.network import autograd_gradcam
+
+    assert reference.network is not None
+    pixels = load_pixels(index)
+    rows: dict[str, list[tuple[float, bool]]] = {}
+    for number in tqdm(numbers, desc="INT8 against fp32", unit="picture", leave=False, disable=None):
+        picture = np.array(pixels[number])
+        k = int(reference.answer(picture)[0].argmax())
+        full = autograd_gradcam(reference.network, torch.from_numpy(picture[None]), k).numpy()
+        small = heatmap(device.answer(picture)[1], k)
+        flat = np.ptp(full) == 0 or np.ptp(small) == 0
+        rho = 0.0 if flat else float(spearmanr(full.ravel(), small.ravel()).statistic)
+        for name in ("all", index.task.labels[k]):
+            rows.setdefault(name, []).append((rho, int(full.argmax()) == int(small.argmax())))
+    return {
+        name: {
+            "n": len(found),
+            "median": float(np.median([rho for rho, _ in found])),
+            "p5": float(np.percentile([rho for rho, _ in found], 5)),
+            "same_peak": float(np.mean([same for _, same in found])),
+        }
+        for name, found in rows.items()
+    }
+
+
+def sanity(
+    network: SelfExplaining, others: dict[str, SelfExplaining], pictures: Sequence[Masked]
+) -> dict[str, dict[str, Any]]:
+    """Compare heatmaps with those of the same network without its knowledge (Adebayo et al. 2018).
+
+    Args:
+        network: trained.
+        others: name -> the same, spoilt.
+        pictures: to explain.
+
+    Returns:
+        Spoilt network -> way -> interval of Spearman to the trained one's map: of the class map, and of stain darkness,
+        which cannot notice anything.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    asked = [(one, int(torch_model(network).answer(one.pixels)[0].argmax())) for one in pictures]
+    for title, other in others.items():
+        rows: dict[str, list[float]] = {}
+        for one, k in asked:
+            for name, method in (("class map", METHODS["class-map"]), ("stain darkness", BASELINES["darkness"])):
+                a, b = (method.explain(Question(asked_of, one.pixels, k)) for asked_of in (network, other))
+                rows.setdefault(name, []).append(agreement(a, b, len(one.pixels))["spearman"])
+        found[title] = {name: interval(values) for name, values in rows.items()}
+    return found
+
+
+def shuffled_labels(run: Run, index: Index, pictures: int = 512, epochs: int = 8) -> SelfExplaining:
+    """Train a copy of a run's network on its own pictures with labels dealt out at random.
+
+    Args:
+        run: whose network; its classifier starts anew.
+        index: it was trained on.
+        pictures: of the train split, drawn at random.
+        epochs: over them.
+    """
+    random, network = np.random.default_rng(0), copy.deepcopy(run.network)
+    torch.manual_seed(0)
+    nn.init.normal_(network.classifier.weight, std=0.01)
+    numbers = random.choice(index.select(run.protocol, "train"), pictures, replace=False)
+    targets = torch.from_numpy(random.permutation(index.targets(numbers.tolist())))
+    pixels = torch.from_numpy(np.array(load_pixels(index)[np.sort(numbers)]))
+    optimizer = torch.optim.AdamW(network.train().parameters(), lr=6e-4)
+    for _ in tqdm(range(epochs), desc="shuffled labels", unit="epoch", leave=False, disable=None):
+        for batch in torch.from_numpy(random.permutation(pictures)).split(32):
+            loss = nn.functional.cross_entropy(network(pixels[batch])[0], targets[batch])
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    return network.eval()
+
+
+def lime_stability(network: SelfExplaining, pictures: Sequence[Masked]) -> dict[str, Any]:
+    """Compare LIME's heatmaps of the same picture between seeds: intervals of ``spearman`` and ``overlap``."""
+    lime, rows = METHODS["lime"], []
+    for one in tqdm(pictures, desc="LIME, seeds", unit="picture", leave=False, disable=None):
+        k = int(torch_model(network).answer(one.pixels)[0].argmax())
+        heats = [lime.explain(Question(network, one.pixels, k, seed=seed)) for seed in range(LIME_SEEDS)]
+        rows += [agreement(heats[i], heats[j], len(one.pixels)) for i in range(LIME_SEEDS) for j in range(i)]
+    return {"n": len(pictures), "seeds": LIME_SEEDS} | {
+        key: interval([row[key] for row in rows]) for key in ("spearman", "overlap")
+    }
+
+
+def cost(network: SelfExplaining, bundle: str, pixels: Pixels, rounds: int) -> dict[str, Any]:
+    """Time what an explanation costs over classification alone, on the device's engine and in PyTorch, in one run.
+
+    Returns:
+        ``rounds``, ``threads``; ``ways``: name -> percentiles in ms and ``ratio`` to classification alone on the same
+        engine. Slow methods are timed once in ten rounds' time, after the others: ``slow``: name -> ms and ratio.
+    """
+    device, full = bundle_model(bundle), torch_model(network)
+    k = int(full.answer(pixels)[0].argmax())
+    ways: dict[str, Callable[[], object]] = {
+        "INT8: classify": lambda: device.answer(pixels),
+        "INT8: classify and explain": lambda: heatmap(device.answer(pixels)[1], k),
+        "INT8: classify and explain, 4 shifted passes": lambda: heatmap(shifted_passes(device, pixels), k),
+        "fp32: classify": lambda: full.answer(pixels),
+        "fp32: classify and explain": lambda: heatmap(full.answer(pixels)[1], k),
+        "fp32: Grad-CAM by autograd": lambda: METHODS["gradcam"].explain(Question(network, pixels, k)),
+    }
+    times = interleave(ways, rounds)
+    found: dict[str, Any] = {"rounds": rounds, "threads": torch.get_num_threads(), "ways": {}, "slow": {}}
+    for name, ms in times.items():
+        value, low, high = ratio(ms, times[f"{name.partition(':')[0]}: classify"])
+        found["ways"][name] = dataclasses.asdict(latency(ms)) | {"ratio": {"value": value, "low": low, "high": high}}
+    alone = found["ways"]["fp32: classify"]["p50_ms"]
+    for name in SLOW:
+        spent = []
+        for _ in range(3):
+            started = time.perf_counter()
+            METHODS[name].explain(Question(network, pixels, k))
+            spent.append(1000 * (time.perf_counter() - started))
+        found["slow"][METHODS[name].title] = {
+            "p50_ms": float(np.median(spent)),
+            "ratio": float(np.median(spent)) / alone,
+        }
+    return found
+
+
+def measure(data: Path, index_folder: Path | None, slow: int, rounds: int) -> Iterator[tuple[str, Any]]:
+    """Measure everything; yield the parts as they are done."""
+    yield "machine", machine()
+    cells, fields = (read_run(ROOT / "references" / name) for name in ("blood-cells", "all-subtypes"))
+    full, device = torch_model(cells.network), bundle_model("blood-cells")
+    expert, rendered = expert_cells(data, cells.input_px), rendered_cells(12, cells.input_px)
+    yield "expert masks, fp32", measure_ways(full, expert, slow, "expert masks, fp32")
+    yield "expert masks, INT8", measure_ways(device, expert, 0, "expert masks, INT8")
+    yield "rendered masks, fp32", measure_ways(full, rendered, 0, "rendered masks, fp32")
+    yield "rendered masks, INT8", measure_ways(device, rendered, 0, "rendered masks, INT8")
+    weak = threshold_fields(data, fields.input_px)
+    yield "threshold masks, fp32", measure_ways(torch_model(fields.network), weak[:60], 0, "threshold masks, fp32")
+    yield "threshold masks, INT8", measure_ways(bundle_model("all-subtypes"), weak[:60], 0, "threshold masks, INT8")
+    yield "LIME between seeds", lime_stability(cells.network, expert[: max(2, slow // 4)])
+    spoilt = {
+        f"weights, last {share:.0%} of the layers" if share else "weights, classifier only": randomised(
+            cells.network, share
+        )
+        for share in RANDOMISED
+    }
+    if index_folder is not None:
+        index = read_index(index_folder)
+        spoilt["labels"] = shuffled_labels(cells, index)
+        numbers = index.select(cells.protocol, "test")
+        yield "INT8 against fp32", quantization(full, device, index, numbers)
+    yield "sanity", sanity(cells.network, spoilt, expert)
+    yield "cost", cost(cells.network, "blood-cells", expert[0].pixels, rounds)
+
+
+def main() -> int:
+    """Run the command line; return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.explanations", description=__doc__)
+    parser.add_argument("--data", type=Path, default=DATA, help=f"the data sets' folder (default {DATA.name})")
+    parser.add_argument("--index", type=Path, metavar="INDEX", help="of the blood-cells reference: for shuffled labels")
+    parser.add_argument("--slow", type=int, default=24, metavar="N", help="pictures for the slow methods (default 24)")
+    parser.add_argument("--rounds", type=int, default=200, help="of the timing (default 200)")
+    parser.set_defaults(run=_run)
+    return guarded(parser)
+
+
+def _run(args: argparse.Namespace) -> None:
+    found: dict[str, Any] = {}
+    for name, part in measure(args.data, args.index, args.slow, args.rounds):
+        found[name] = part
+        sys.stderr.write(f"{name}: done\n")
+    write_text(RESULTS, json.dumps(found, indent=1) + "\n")
+    sys.stderr.write(f"{RESULTS} is written\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
