@@ -199,8 +199,8 @@ def output_stride_16(network: SelfExplaining) -> SelfExplaining:
     return changed
 
 
-def ways_of(model: Model, k: int, with_slow: bool) -> dict[str, Explain]:
-    """Return what explains class `k` of a model: name -> pixels to heatmap."""
+def ways_of(model: Model, fine: Model | None, k: int, with_slow: bool) -> dict[str, Explain]:
+    """Return what explains class `k` of a model: name -> pixels to heatmap; `fine` is it at output stride 16."""
     ways: dict[str, Explain] = {
         "class map": lambda pixels: heatmap(model.answer(pixels)[1], k),
         "class map, 4 shifted passes": lambda pixels: heatmap(shifted_passes(model, pixels), k),
@@ -211,11 +211,10 @@ def ways_of(model: Model, k: int, with_slow: bool) -> dict[str, Explain]:
             ways[f"{method.title}, 14 x 14"] = lambda pixels, explain=method.explain: explain(
                 Question(network, pixels, k, INNER_LAYER)
             )
-        fine = torch_model(output_stride_16(network))
-        ways["class map, output stride 16"] = lambda pixels: heatmap(fine.answer(pixels)[1], k)
-        for name in SLOW if with_slow else ():
-            method = METHODS[name]
+        for method in (*BASELINES.values(), *(METHODS[name] for name in SLOW if with_slow)):
             ways[method.title] = lambda pixels, explain=method.explain: explain(Question(network, pixels, k))
+    if fine is not None:
+        ways["class map, output stride 16"] = lambda pixels: heatmap(fine.answer(pixels)[1], k)
     return ways
 
 
@@ -235,15 +234,10 @@ def measure_ways(model: Model, pictures: Sequence[Masked], slow: int, title: str
         ``beats_darkness``: the paired difference of ``top_share`` to that of stain darkness.
     """
     rows: dict[str, list[dict[str, float]]] = {}
+    fine = torch_model(output_stride_16(model.network)) if model.network is not None else None
     for number, one in enumerate(tqdm(pictures, desc=title, unit="picture", leave=False, disable=None)):
         k = int(model.answer(one.pixels)[0].argmax())
-        ways = ways_of(model, k, number < slow)
-        if model.network is not None:
-            network = model.network
-            ways |= {
-                method.title: lambda pixels, explain=method.explain: explain(Question(network, pixels, k))
-                for method in BASELINES.values()
-            }
+        ways = ways_of(model, fine, k, number < slow)
         own = ways["class map"](one.pixels)
         for name, explain in ways.items():
             heat = explain(one.pixels)
@@ -402,10 +396,8 @@ def cost(network: SelfExplaining, bundle: str, pixels: Pixels, rounds: int) -> d
             started = time.perf_counter()
             METHODS[name].explain(Question(network, pixels, k))
             spent.append(1000 * (time.perf_counter() - started))
-        found["slow"][METHODS[name].title] = {
-            "p50_ms": float(np.median(spent)),
-            "ratio": float(np.median(spent)) / alone,
-        }
+        p50_ms = float(np.median(spent))
+        found["slow"][METHODS[name].title] = {"p50_ms": p50_ms, "ratio": p50_ms / alone}
     return found
 
 

@@ -67,9 +67,9 @@ def localisation(heat: Heat, mask: Mask) -> dict[str, float]:
 
     Returns:
         ``pointing``: 1 where the hottest place lies inside (Zhang et al. 2018), a share where several are equal;
-        ``top_share``: share of the hottest `TOP` of all pixels that lies inside; ``top_ceiling``: the most that it could
-        be, as a mask smaller than `TOP` cannot hold them all; ``heat_share``: share of the sum of the heat, NaN where
-        there is none.
+        ``top_share``: share of the hottest `TOP` of all pixels that lies inside; ``top_ceiling``: the most that it
+        could be, as a mask smaller than `TOP` cannot hold them all; ``heat_share``: share of the sum of the heat, NaN
+        where there is none.
     """
     values = enlarged(heat, len(mask))
     hottest, top = values == values.max(), top_weights(values)
