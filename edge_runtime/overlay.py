@@ -45,20 +45,37 @@ def colours(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     return np.stack([np.rint(np.interp(clipped, places, table[:, c])) for c in range(3)], axis=-1).astype(np.uint8)
 
 
+def lay_over(seen: Image.Image, values: npt.NDArray[np.float32]) -> Image.Image:
+    """Lay a heatmap over a picture.
+
+    Args:
+        seen: square, RGB.
+        values: (h, w) float32, 0..1; any resolution.
+    """
+    return Image.blend(seen, Image.fromarray(colours(upsample(values, seen.width))), _STRENGTH)
+
+
+def write_line(draw: ImageDraw.ImageDraw, place: tuple[int, int], line: str, size: int = 14) -> None:
+    """Write one line of black text; its left upper corner goes to `place`, (x, y)."""
+    font = ImageFont.load_default(size)
+    # Pillow built without FreeType draws Latin-1 only, and raises on the rest.
+    latin = isinstance(font, ImageFont.ImageFont)
+    draw.text(place, line.encode("latin-1", "replace").decode("latin-1") if latin else line, fill="black", font=font)
+
+
 def overlay(prediction: Prediction) -> Image.Image:
     """Draw a prediction: pixels, pixels under the heatmap, colour bar, and three lines of text."""
     seen = Image.fromarray(prediction.pixels).resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)
-    heat = Image.fromarray(colours(upsample(prediction.heatmap, SIDE_PX)))
     canvas = Image.new("RGB", (2 * SIDE_PX + 5 * _GAP_PX + _BAR_PX + 24, SIDE_PX + 3 * _GAP_PX + 3 * _LINE_PX), "white")
     canvas.paste(seen, (_GAP_PX, _GAP_PX))
-    canvas.paste(Image.blend(seen, heat, _STRENGTH), (SIDE_PX + 2 * _GAP_PX, _GAP_PX))
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
+    canvas.paste(lay_over(seen, prediction.heatmap), (SIDE_PX + 2 * _GAP_PX, _GAP_PX))
+    draw = ImageDraw.Draw(canvas)
 
     bar_x = 2 * SIDE_PX + 3 * _GAP_PX
     column = np.linspace(1.0, 0.0, SIDE_PX, dtype=np.float32)[:, None].repeat(_BAR_PX, axis=1)
     canvas.paste(Image.fromarray(colours(column)), (bar_x, _GAP_PX))
     for value, y in (("1", _GAP_PX), ("0.5", SIDE_PX // 2), ("0", SIDE_PX - _GAP_PX)):
-        draw.text((bar_x + _BAR_PX + 4, y), value, fill="black", font=font)
+        write_line(draw, (bar_x + _BAR_PX + 4, y), value)
 
     lines = (
         f"{prediction.label}   {100 * prediction.probability:.1f} %",
@@ -66,10 +83,7 @@ def overlay(prediction: Prediction) -> Image.Image:
         NOTE,
     )
     for row, line in enumerate(lines):
-        # Pillow built without FreeType draws Latin-1 only, and raises on the rest.
-        latin = isinstance(font, ImageFont.ImageFont)
-        shown = line.encode("latin-1", "replace").decode("latin-1") if latin else line
-        draw.text((_GAP_PX, SIDE_PX + 2 * _GAP_PX + row * _LINE_PX), shown, fill="black", font=font)
+        write_line(draw, (_GAP_PX, SIDE_PX + 2 * _GAP_PX + row * _LINE_PX), line)
     return canvas
 
 

@@ -73,14 +73,19 @@ def overlay_paths(pictures: list[str], target: Path) -> list[Path]:
         if os.path.realpath(target) == os.path.realpath(pictures[0]):
             raise UsageError("the overlay would overwrite the picture", got=str(target))
         return [target]
+    stems = ("stdin" if picture == STDIN else Path(picture).stem for picture in pictures)
+    return [target / f"{name}.overlay.png" for name in distinct(stems)]
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Number names where they repeat: a, a -> a, a-2; A and a count as one, as some file systems have it."""
     taken: set[str] = set()
-    paths = []
-    for picture in pictures:
-        stem = "stdin" if picture == STDIN else Path(picture).stem
+    found = []
+    for stem in names:
         name, number = stem, 1
-        while name.casefold() in taken:  # some file systems take A.png and a.png for one name
+        while name.casefold() in taken:
             number += 1
             name = f"{stem}-{number}"
         taken.add(name.casefold())
-        paths.append(target / f"{name}.overlay.png")
-    return paths
+        found.append(name)
+    return found
