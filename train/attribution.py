@@ -32,6 +32,9 @@ Heat = npt.NDArray[np.float32]
 LIME_SAMPLES = 500
 """Pictures with superpixels greyed out that LIME fits its linear model to."""
 
+ROUNDING = 1e-9
+"""LIME's weights are shares of a probability; below this they are the arithmetic's."""
+
 SUPERPIXELS = 60
 OCCLUSION_PX, OCCLUSION_STRIDE_PX = 32, 16
 """Side and step of the patch, pixels of a 224 px picture; scaled with the side."""
@@ -60,16 +63,8 @@ class Question:
 
     @property
     def module(self) -> nn.Module:
-        """The layer.
-
-        Raises:
-            UsageError: there is none of that name.
-        """
-        try:
-            return self.network.features.get_submodule(self.layer)
-        except AttributeError:
-            names = [name for name, _ in self.network.features.named_children()]
-            raise UsageError("--layer", got=self.layer, expected=f"{', '.join(names)}, or one within them") from None
+        """The layer; see `layer_of`."""
+        return layer_of(self.network, self.layer)
 
     def tensor(self) -> Tensor:
         """Return the pixels as (1, H, W, 3) float32, 0..255, on the network's device."""
@@ -77,7 +72,7 @@ class Question:
         return torch.from_numpy(np.array(self.pixels, dtype=np.float32))[None].to(device)
 
     def empty_field(self) -> Tensor:
-        """Return what stands for "nothing there", (1, 1, 1, 3): the 95th percentile of each channel, the bright field."""
+        """Return the colour of "nothing there", (1, 1, 1, 3): the 95th percentile of each channel, the bright field."""
         field = np.percentile(self.pixels, 95, axis=(0, 1)).astype(np.float32)
         return torch.from_numpy(field)[None, None, None].to(next(self.network.parameters()).device)
 
@@ -91,12 +86,27 @@ class Method:
         passes: forward passes for one heatmap, backward ones (which cost about two) included; "" where it varies.
         explain: does it.
         source: paper.
+        options: of the question, beyond network, pixels and class, that it looks at.
     """
 
     title: str
     passes: str
     explain: Callable[[Question], Heat]
     source: str
+    options: tuple[str, ...] = ()
+
+
+def layer_of(network: SelfExplaining, name: str) -> nn.Module:
+    """Return a layer of ``network.features``; "": all of it, which gives the last feature map.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    try:
+        return network.features.get_submodule(name)
+    except AttributeError:
+        names = [name for name, _ in network.features.named_children()]
+        raise UsageError("no such layer", got=name, expected=f"{', '.join(names)}, or one within them") from None
 
 
 def logits_of(network: SelfExplaining) -> Callable[[Tensor], Tensor]:
@@ -177,12 +187,12 @@ def superpixels(pixels: Pixels) -> npt.NDArray[np.int64]:
     return found
 
 
-def lime(asked: Question, samples: int = LIME_SAMPLES) -> Heat:
+def lime(asked: Question, samples: int | None = None) -> Heat:
     """LIME: superpixels whose presence a linear model finds to speak for the class.
 
     Args:
         asked: its ``seed`` makes the samples; the same one gives the same bits.
-        samples: pictures shown.
+        samples: pictures shown; None: `LIME_SAMPLES`.
     """
     from lime.lime_image import LimeImageExplainer
 
@@ -202,7 +212,7 @@ def lime(asked: Question, samples: int = LIME_SAMPLES) -> Heat:
             probabilities,
             labels=(asked.k,),
             top_labels=None,
-            num_samples=samples,
+            num_samples=LIME_SAMPLES if samples is None else samples,
             batch_size=BATCH,
             segmentation_fn=lambda _: segments,
             random_seed=asked.seed,
@@ -210,13 +220,14 @@ def lime(asked: Question, samples: int = LIME_SAMPLES) -> Heat:
     weights = np.zeros(segments.max() + 1)
     for number, weight in explained.local_exp[asked.k]:
         weights[number] = weight
+    weights[np.abs(weights) < ROUNDING] = 0  # else a network that nothing moves would seem to look somewhere
     return scaled(weights[segments])
 
 
 METHODS: dict[str, Method] = {
     "class-map": Method("class map (closed-form Grad-CAM)", "1", class_map, "this project"),
-    "gradcam": Method("Grad-CAM", "1 + backward", gradcam, "Selvaraju et al. 2017, arXiv:1610.02391"),
-    "hirescam": Method("HiResCAM", "1 + backward", hirescam, "Draelos & Carin 2020, arXiv:2011.08891"),
+    "gradcam": Method("Grad-CAM", "1 + backward", gradcam, "Selvaraju et al. 2017, arXiv:1610.02391", ("layer",)),
+    "hirescam": Method("HiResCAM", "1 + backward", hirescam, "Draelos & Carin 2020, arXiv:2011.08891", ("layer",)),
     "integrated-gradients": Method(
         "Integrated gradients",
         f"{IG_STEPS} + backward",
@@ -224,7 +235,7 @@ METHODS: dict[str, Method] = {
         "Sundararajan et al. 2017, arXiv:1703.01365",
     ),
     "occlusion": Method("Occlusion", "170", occlusion, "Zeiler & Fergus 2014, arXiv:1311.2901"),
-    "lime": Method("LIME", str(LIME_SAMPLES), lime, "Ribeiro et al. 2016, arXiv:1602.04938"),
+    "lime": Method("LIME", str(LIME_SAMPLES), lime, "Ribeiro et al. 2016, arXiv:1602.04938", ("seed",)),
 }
 """Name on the command line -> method."""
 
@@ -251,6 +262,6 @@ def noise(asked: Question) -> Heat:
 BASELINES: dict[str, Method] = {
     "centre": Method("centre Gaussian", "0", centre, "baseline"),
     "darkness": Method("stain darkness", "0", darkness, "baseline"),
-    "random": Method("random", "0", noise, "baseline"),
+    "random": Method("random", "0", noise, "baseline", ("seed",)),
 }
 """Maps that know nothing of the network: a method is worth what it has over them."""
