@@ -9,6 +9,7 @@ or written here.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from . import DEFAULT_MODEL
 from .bundle import Bundle, open_bundle
 from .engines import Engine, open_engine
 from .errors import UsageError
-from .heatmap import heatmap
+from .heatmap import Placement, heatmap
 from .preprocess import Pixels, Preprocess, decode, from_array, from_picture, prepare
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Prediction:
         logits: (K,) float32.
         class_map: (h, w, K) float32, evidence for each class at each position.
         heatmap: (h, w) float32, 0..1, of the predicted label.
+        placement: of the class map's and heatmap's cells in the picture.
         pixels: (input_px, input_px, 3) uint8 RGB, what the model saw; heatmap and class map lie over it.
         flags: operating point -> answer.
         timings_ms: "decode", "prepare", "infer" and "total", milliseconds.
@@ -62,6 +64,7 @@ class Prediction:
     logits: npt.NDArray[np.float32]
     class_map: npt.NDArray[np.float32]
     heatmap: npt.NDArray[np.float32]
+    placement: Placement
     pixels: Pixels
     flags: dict[str, Flag]
     timings_ms: dict[str, float]
@@ -76,6 +79,7 @@ class Prediction:
             "probabilities": {label: round(value, 6) for label, value in self.probabilities.items()},
             "logits": [round(float(value), 6) for value in self.logits],
             "heatmap": [[round(float(value), 4) for value in row] for row in self.heatmap],
+            "placement": dataclasses.asdict(self.placement),
             "flags": {
                 name: {"yes": flag.yes, "score": round(flag.score, 6), "threshold": flag.threshold}
                 for name, flag in self.flags.items()
@@ -163,7 +167,7 @@ class Classifier:
         for point in manifest.operating_points:
             score = min(1.0, sum(probabilities[label] for label in point.positive))
             flags[point.name] = Flag(score >= point.threshold, score, point.threshold)
-        best = int(np.argmax(logits))
+        io, best = manifest.io, int(np.argmax(logits))
         shown = heatmap(class_map, best)
         moments = {"decode": decoded - start, "prepare": prepared - decoded, "infer": inferred - prepared}
         moments["total"] = time.perf_counter() - start
@@ -174,6 +178,7 @@ class Classifier:
             logits,
             class_map,
             shown,
+            Placement(io.map_first_px, io.map_step_px, io.input_px),
             pixels,
             flags,
             {name: 1000.0 * seconds for name, seconds in moments.items()},

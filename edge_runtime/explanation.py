@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .classifier import Prediction
-from .heatmap import upsample
 from .standardise import KEPT
 
 LEVEL = 0.5
@@ -69,7 +68,7 @@ def explain(prediction: Prediction, kind: str) -> Explanation:
     largest = np.abs(difference).max()
     contrast = np.asarray(difference / largest if largest > 0 else difference, dtype=np.float32)
     side = len(prediction.pixels)
-    heat = upsample(prediction.heatmap, side).astype(np.float64)
+    heat = prediction.placement.enlarge(prediction.heatmap, side).astype(np.float64)
     total = heat.sum()
     if total == 0:
         return Explanation(labels[second], contrast, None, None, None)

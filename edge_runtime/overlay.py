@@ -18,7 +18,6 @@ from .classifier import Prediction
 from .errors import OutputError
 from .explanation import LEVEL, Explanation
 from .files import write_whole
-from .heatmap import upsample
 from .report import NOTE
 
 SIDE_PX = 448
@@ -55,10 +54,10 @@ def lay_over(seen: Image.Image, values: npt.NDArray[np.float32]) -> Image.Image:
     """Lay a heatmap over a picture.
 
     Args:
-        seen: square, RGB.
-        values: (h, w) float32, 0..1; any resolution.
+        seen: RGB.
+        values: 0..1, at the picture's size.
     """
-    return Image.blend(seen, Image.fromarray(colours(upsample(values, seen.width))), _STRENGTH)
+    return Image.blend(seen, Image.fromarray(colours(values)), _STRENGTH)
 
 
 def write_line(draw: ImageDraw.ImageDraw, place: tuple[int, int], line: str, size: int = 14) -> None:
@@ -69,22 +68,33 @@ def write_line(draw: ImageDraw.ImageDraw, place: tuple[int, int], line: str, siz
     draw.text(place, line.encode("latin-1", "replace").decode("latin-1") if latin else line, fill="black", font=font)
 
 
-def contoured(picture: Image.Image, values: npt.NDArray[np.float32], level: float = LEVEL) -> Image.Image:
-    """Draw the line along which a heatmap crosses a level, white on black so that it shows on any ground.
+def contour(values: npt.NDArray[np.float32], level: float = LEVEL) -> npt.NDArray[np.bool_]:
+    """Return the rim, one pixel wide, of where values reach a share of their peak; the picture's own edge is none.
 
     Args:
-        picture: square, RGB; is changed.
-        values: (h, w) float32, 0..1; any resolution.
-        level: of the heatmap's peak.
+        values: (H, W) float32, 0 or more.
+        level: of the peak, 0..1.
+
+    Returns:
+        (H, W) bool.
     """
-    enlarged = upsample(values, picture.width)
-    above = enlarged > level * enlarged.max()
-    edge = np.zeros_like(above)
-    edge[:, 1:] |= above[:, 1:] != above[:, :-1]
-    edge[1:] |= above[1:] != above[:-1]
-    line = Image.fromarray(edge)
+    inside = (values >= level * values.max()) & (values > 0)
+    around = np.pad(inside, 1, mode="edge")
+    core = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+    rim: npt.NDArray[np.bool_] = inside & ~core
+    return rim
+
+
+def outlined(seen: Image.Image, values: npt.NDArray[np.float32]) -> Image.Image:
+    """Lay a heatmap over a picture, with its contour: white within black, so that it shows on any ground.
+
+    Args:
+        seen: RGB.
+        values: 0..1, at the picture's size.
+    """
+    picture, line = lay_over(seen, values), Image.fromarray(contour(values)).convert("L")
     for colour, width in (("black", 5), ("white", 3)):
-        picture.paste(colour, mask=line.convert("L").filter(ImageFilter.MaxFilter(width)))
+        picture.paste(colour, mask=line.filter(ImageFilter.MaxFilter(width)))
     return picture
 
 
@@ -96,7 +106,7 @@ def diverging(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 
 def overlay(prediction: Prediction, explanation: Explanation | None = None) -> Image.Image:
-    """Draw a prediction: pixels, pixels under the heatmap, colour bar, and lines of text; and an explanation's contrast."""
+    """Draw a prediction: pixels, pixels under the heatmap, colour bar, text; and an explanation's contrast."""
     seen = Image.fromarray(prediction.pixels).resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)
     panel_px = SIDE_PX + 2 * _GAP_PX + _BAR_PX + 24
     width = SIDE_PX + 2 * _GAP_PX + panel_px * (1 if explanation is None else 2)
@@ -104,15 +114,14 @@ def overlay(prediction: Prediction, explanation: Explanation | None = None) -> I
     canvas.paste(seen, (_GAP_PX, _GAP_PX))
     draw = ImageDraw.Draw(canvas)
     left = SIDE_PX + 2 * _GAP_PX
-    hot = contoured(lay_over(seen, prediction.heatmap), prediction.heatmap)
-    _panel(canvas, draw, left, hot, colours, (1.0, 0.5, 0.0))
+    heat = prediction.placement.enlarge(prediction.heatmap, SIDE_PX)
+    _panel(canvas, draw, left, outlined(seen, heat), colours, (1.0, 0.5, 0.0))
     note = f"contour: {LEVEL:.0%} of the peak"
     if explanation is not None:
-        contrast = Image.fromarray(diverging(upsample(explanation.contrast, SIDE_PX)))
+        contrast = Image.fromarray(diverging(prediction.placement.enlarge(explanation.contrast, SIDE_PX)))
         _panel(canvas, draw, left + panel_px, Image.blend(seen, contrast, _STRENGTH), diverging, (1.0, 0.0, -1.0))
-        inside = (
-            "" if explanation.inside_cell is None else f"; {explanation.inside_cell:.0%} of the heat on white cells"
-        )
+        share = explanation.inside_cell
+        inside = "" if share is None else f"; {share:.0%} of the heat on white cells"
         note += f"{inside}; right: {prediction.label} (red) against {explanation.runner_up} (blue)"
 
     lines = (

@@ -1,13 +1,15 @@
 """Attribution: ways to ask a network where it saw a class, as one table; pixels in, a heatmap out.
 
-What comes in is a `Question` - a network, one picture's pixels and a class; what goes out is a heatmap, (h, w) float32,
-0..1 with peak 1, at whatever resolution the method has. Grad-CAM, HiResCAM, occlusion and integrated gradients are
-captum's, LIME is its authors' own on SLIC superpixels; the class map is this project's. What a heatmap is worth is
-measured by `train.faithfulness`; `BASELINES` are the maps that it is measured against, which never ask a network.
+What comes in is a `Question` - a network, one picture's pixels and a class; what goes out is a heatmap, (H, W) float32,
+0..1, laid over the picture: cells of a feature map stand where they look, see `train.geometry`. Grad-CAM, HiResCAM,
+occlusion and integrated gradients are captum's, LIME is its authors' own on SLIC superpixels; the class map is this
+project's. What a heatmap is worth is measured by `train.faithfulness`; `BASELINES` are the maps that it is measured
+against, which never ask a network.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable
 from contextlib import redirect_stderr
@@ -20,14 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from edge_runtime.errors import UsageError
-from edge_runtime.heatmap import heatmap
+from edge_runtime.heatmap import Placement, heatmap
 from edge_runtime.preprocess import Pixels
 from edge_runtime.stain import optical_density, purple
 
+from .geometry import placement
 from .network import SelfExplaining
 
 Heat = npt.NDArray[np.float32]
-"""(h, w) float32, 0..1 with peak 1; all zeros where nothing speaks for the class."""
+"""(H, W) float32, 0..1, at the picture's size; all zeros where nothing speaks for the class."""
 
 LIME_SAMPLES = 500
 """Pictures with superpixels greyed out that LIME fits its linear model to."""
@@ -62,6 +65,11 @@ class Question:
     seed: int = 0
 
     @property
+    def placement(self) -> Placement:
+        """Where the cells of the layer's feature map lie in the picture."""
+        return placement(self.network.features, self.layer, len(self.pixels))
+
+    @property
     def module(self) -> nn.Module:
         """The layer; see `layer_of`."""
         return layer_of(self.network, self.layer)
@@ -87,6 +95,7 @@ class Method:
         explain: does it.
         source: paper.
         options: of the question, beyond network, pixels and class, that it looks at.
+        placed: its heat lies on cells of a feature map, so it needs their `Question.placement`.
     """
 
     title: str
@@ -94,6 +103,7 @@ class Method:
     explain: Callable[[Question], Heat]
     source: str
     options: tuple[str, ...] = ()
+    placed: bool = False
 
 
 def layer_of(network: SelfExplaining, name: str) -> nn.Module:
@@ -119,8 +129,8 @@ def logits_of(network: SelfExplaining) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def scaled(values: npt.NDArray[Any]) -> Heat:
-    """Keep what is positive and scale it to peak 1."""
+def scaled(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Keep what is positive and scale it to peak 1: (h, w) float32."""
     return heatmap(np.asarray(values, dtype=np.float32)[..., None], 0)
 
 
@@ -128,25 +138,28 @@ def class_map(asked: Question) -> Heat:
     """The head's own class map: Grad-CAM at the last feature map in closed form, see `train.network`."""
     with torch.inference_mode():
         _, found = asked.network(asked.tensor())
-    return heatmap(found[0].float().cpu().numpy(), asked.k)
+    own = dataclasses.replace(asked, layer="").placement
+    return own.enlarge(heatmap(found[0].float().cpu().numpy(), asked.k), len(asked.pixels))
 
 
 def gradcam(asked: Question) -> Heat:
     """Grad-CAM: channels weighted by their mean gradient."""
     from captum.attr import LayerGradCam
 
-    return _layer(LayerGradCam(logits_of(asked.network), asked.module).attribute(asked.tensor(), asked.k))
+    return _laid_out(asked, LayerGradCam(logits_of(asked.network), asked.module).attribute(asked.tensor(), asked.k))
 
 
 def hirescam(asked: Question) -> Heat:
     """HiResCAM: gradient times activation, summed over channels, place by place."""
     from captum.attr import LayerGradientXActivation
 
-    return _layer(LayerGradientXActivation(logits_of(asked.network), asked.module).attribute(asked.tensor(), asked.k))
+    attribution = LayerGradientXActivation(logits_of(asked.network), asked.module)
+    return _laid_out(asked, attribution.attribute(asked.tensor(), asked.k))
 
 
-def _layer(attribution: Any) -> Heat:
-    return scaled(attribution.detach()[0].sum(0).cpu().numpy())
+def _laid_out(asked: Question, attribution: Any) -> Heat:
+    """Sum a layer's attribution over its channels and lay it over the picture."""
+    return asked.placement.enlarge(scaled(attribution.detach()[0].sum(0).cpu().numpy()), len(asked.pixels))
 
 
 def integrated_gradients(asked: Question) -> Heat:
@@ -225,9 +238,11 @@ def lime(asked: Question, samples: int | None = None) -> Heat:
 
 
 METHODS: dict[str, Method] = {
-    "class-map": Method("class map (closed-form Grad-CAM)", "1", class_map, "this project"),
-    "gradcam": Method("Grad-CAM", "1 + backward", gradcam, "Selvaraju et al. 2017, arXiv:1610.02391", ("layer",)),
-    "hirescam": Method("HiResCAM", "1 + backward", hirescam, "Draelos & Carin 2020, arXiv:2011.08891", ("layer",)),
+    "class-map": Method("class map (closed-form Grad-CAM)", "1", class_map, "this project", placed=True),
+    "gradcam": Method("Grad-CAM", "1 + backward", gradcam, "Selvaraju et al. 2017, arXiv:1610.02391", ("layer",), True),
+    "hirescam": Method(
+        "HiResCAM", "1 + backward", hirescam, "Draelos & Carin 2020, arXiv:2011.08891", ("layer",), True
+    ),
     "integrated-gradients": Method(
         "Integrated gradients",
         f"{IG_STEPS} + backward",
@@ -256,7 +271,8 @@ def darkness(asked: Question) -> Heat:
 def noise(asked: Question) -> Heat:
     """Chance, at the class map's resolution; seeded by the picture."""
     seed = [asked.seed, int(asked.pixels.astype(np.uint64).sum())]
-    return scaled(np.random.default_rng(seed).random((7, 7)))
+    px = len(asked.pixels)
+    return Placement.grid(7, px).enlarge(scaled(np.random.default_rng(seed).random((7, 7))), px)
 
 
 BASELINES: dict[str, Method] = {

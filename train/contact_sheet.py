@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.guard import plain
-from edge_runtime.heatmap import upsample
-from edge_runtime.overlay import lay_over, write_line
+from edge_runtime.overlay import outlined, write_line
 from edge_runtime.preprocess import Pixels
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 TILE_PX = 224
 NOTE = "Research software, not a diagnosis."
 KEY = "Colours: 0 (black) to 1 (cream), each map's own peak; the line is at half of the peak."
-LINE_RGB = (0, 230, 255)
-"""Of the line: a colour that neither stained smears nor the colour map have."""
 
 _GAP_PX, _LINE_PX, _LABEL_CHARACTERS, _TITLE_CHARACTERS = 8, 22, 24, 32
 
@@ -37,7 +34,7 @@ class Row:
     Attributes:
         pixels: (H, H, 3) uint8, as the model saw them.
         lines: texts to the left of it.
-        heats: (h, w) float32 each, 0..1, one per title.
+        heats: (H, H) float32 each, 0..1, one per title.
     """
 
     pixels: Pixels
@@ -66,37 +63,13 @@ def contact_sheet(rows: Sequence[Row], titles: Sequence[str]) -> Image.Image:
         for place, line in enumerate(row.lines):
             write_line(draw, (_GAP_PX, y + place * _LINE_PX), shortened(line, _LABEL_CHARACTERS))
         seen = Image.fromarray(row.pixels).resize((TILE_PX, TILE_PX), Image.Resampling.BICUBIC)
-        tiles = [seen, *(outlined(seen, heat) for heat in row.heats)]
+        heats = [Image.fromarray(heat).resize(seen.size, Image.Resampling.BILINEAR) for heat in row.heats]
+        tiles = [seen, *(outlined(seen, np.asarray(heat)) for heat in heats)]
         for column, tile in enumerate(tiles, start=1):
             canvas.paste(tile, (_GAP_PX + column * step, y))
     for place, line in enumerate((KEY, NOTE)):
         write_line(draw, (_GAP_PX, top + step * len(rows) + place * _LINE_PX), line)
     return canvas
-
-
-def outlined(seen: Image.Image, heat: npt.NDArray[np.float32]) -> Image.Image:
-    """Lay a heatmap over a square picture, with a line at half of the peak."""
-    from PIL import Image
-
-    drawn = np.array(lay_over(seen, heat))
-    drawn[contour(upsample(heat, seen.width))] = LINE_RGB
-    return Image.fromarray(drawn)
-
-
-def contour(values: npt.NDArray[np.float32], level: float = 0.5) -> npt.NDArray[np.bool_]:
-    """Return the rim, one pixel wide, of where values reach a level; the picture's own edge is none.
-
-    Args:
-        values: (H, W) float32.
-        level: of the values.
-
-    Returns:
-        (H, W) bool.
-    """
-    inside = values >= level
-    around = np.pad(inside, 1, mode="edge")
-    core = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
-    return inside & ~core
 
 
 def shortened(text: str, characters: int) -> str:

@@ -22,6 +22,7 @@ from edge_runtime.preprocess import Pixels
 from .attribution import METHODS, Heat, Question, layer_of
 from .evaluate import network_outputs
 from .faithfulness import agreement
+from .geometry import placement
 from .metrics import probabilities
 from .run_folder import Run
 
@@ -82,7 +83,7 @@ class Explained:
     """What one run says about one picture.
 
     Attributes:
-        arrays: ``pixels`` (H, H, 3) uint8, ``logits`` (K,) float32, ``labels`` (K,) str, and method -> (h, w) float32.
+        arrays: ``pixels`` (H, H, 3) uint8, ``logits`` (K,) float32, ``labels`` (K,) str, and method -> (H, H) float32.
         entries: one per method, as in ``explanations.json``.
     """
 
@@ -115,6 +116,9 @@ def explain_pixels(one: Run, pixels: Pixels, wish: Wish, done: Callable[[], obje
     p = probabilities(logits, one.info.get("temperature", 1.0))[0]
     k = int(p.argmax()) if wish.label is None else labels.index(wish.label)
     asked = Question(one.network, pixels, k, wish.layer, wish.seed)
+    for method in (METHODS[name] for name in wish.methods):
+        if method.placed:  # worked out once, on nobody's time
+            placement(one.network.features, wish.layer if "layer" in method.options else "", len(pixels))
     said = Explained({"pixels": pixels, "logits": logits[0], "labels": np.array(labels)})
     for name in wish.methods:
         method = METHODS[name]
@@ -136,18 +140,17 @@ def explain_pixels(one: Run, pixels: Pixels, wish: Wish, done: Callable[[], obje
                 "seed": wish.seed if wish.seeded(name) else None,
                 "passes": method.passes,
                 "duration_ms": 1000 * duration,
-                "stability": between_seeds(maps, len(pixels)),
+                "stability": between_seeds(maps),
             }
         )
     return said
 
 
-def between_seeds(maps: Sequence[Heat], px: int) -> dict[str, Any] | None:
+def between_seeds(maps: Sequence[Heat]) -> dict[str, Any] | None:
     """Measure how far maps of one picture under several seeds agree.
 
     Args:
         maps: of the seeds.
-        px: side of the picture.
 
     Returns:
         ``seeds``: how many; ``spearman`` and ``overlap``: means over all pairs, see `train.faithfulness.agreement`.
@@ -155,5 +158,5 @@ def between_seeds(maps: Sequence[Heat], px: int) -> dict[str, Any] | None:
     """
     if len(maps) < 2:
         return None
-    pairs = [agreement(one, other, px) for one, other in combinations(maps, 2)]
+    pairs = [agreement(one, other) for one, other in combinations(maps, 2)]
     return {"seeds": len(maps)} | {key: float(np.mean([pair[key] for pair in pairs])) for key in AGREEMENT}

@@ -1,9 +1,9 @@
 """Faithfulness: what a heatmap is worth, as numbers.
 
-What come in are heatmaps of any resolution, masks of cells that people or a renderer drew, and the network; what goes
-out are numbers per picture: does the heat lie on the cell, does the answer fall when the hottest places go, do two
-maps agree, does a map stay when nothing that matters has changed, does it go when the network's knowledge goes.
-How maps are made is `train.attribution`'s business.
+What come in are heatmaps at the picture's size, masks of cells that people or a renderer drew, and the network; what
+goes out are numbers per picture: does the heat lie on the cell, does the answer fall when the hottest places go, do two
+maps agree, does a map stay when nothing that matters has changed, does it go when the network's knowledge goes. How
+maps are made is `train.attribution`'s business.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 from torch import nn
 
-from edge_runtime.heatmap import upsample
 from edge_runtime.masks import Mask
 from edge_runtime.preprocess import Pixels
 
@@ -44,11 +43,6 @@ SHIFT_PX = 8
 JPEG_QUALITY = 60
 
 
-def enlarged(heat: Heat, px: int) -> Heat:
-    """Return a heatmap at the picture's size, bilinear: (px, px)."""
-    return heat if heat.shape == (px, px) else upsample(heat, px)
-
-
 def top_weights(heat: Heat, share: float = TOP) -> npt.NDArray[np.float32]:
     """Say which pixels are the hottest `share` of all: (H, W) 0..1; places that tie for the last rank share it."""
     count = share * heat.size
@@ -62,8 +56,8 @@ def localisation(heat: Heat, mask: Mask) -> dict[str, float]:
     """Measure how much of a heatmap lies on a mask.
 
     Args:
-        heat: of any size.
-        mask: (px, px) bool.
+        heat: (H, W).
+        mask: (H, W) bool.
 
     Returns:
         ``pointing``: 1 where the hottest place lies inside (Zhang et al. 2018), a share where several are equal;
@@ -71,13 +65,12 @@ def localisation(heat: Heat, mask: Mask) -> dict[str, float]:
         could be, as a mask smaller than `TOP` cannot hold them all; ``heat_share``: share of the sum of the heat, NaN
         where there is none.
     """
-    values = enlarged(heat, len(mask))
-    hottest, top = values == values.max(), top_weights(values)
+    hottest, top = heat == heat.max(), top_weights(heat)
     return {
         "pointing": float(mask[hottest].mean()),
         "top_share": float(top[mask].sum() / top.sum()),
         "top_ceiling": float(min(1.0, mask.mean() / TOP)),
-        "heat_share": float(values[mask].sum() / values.sum()) if values.any() else float("nan"),
+        "heat_share": float(heat[mask].sum() / heat.sum()) if heat.any() else float("nan"),
     }
 
 
@@ -87,7 +80,7 @@ def deletion_insertion(network: SelfExplaining, pixels: Pixels, heat: Heat, k: i
     Args:
         network: in eval mode.
         pixels: (H, W, 3) uint8.
-        heat: of any size.
+        heat: (H, W).
         k: class number.
 
     Returns:
@@ -96,7 +89,7 @@ def deletion_insertion(network: SelfExplaining, pixels: Pixels, heat: Heat, k: i
     """
     height, width = pixels.shape[:2]
     ranked = np.random.default_rng(0).permutation(height * width)  # ties fall at random, always in the same way
-    ranked = ranked[np.argsort(-enlarged(heat, height).ravel()[ranked], kind="stable")]
+    ranked = ranked[np.argsort(-heat.ravel()[ranked], kind="stable")]
     field = np.percentile(pixels, 95, axis=(0, 1))
     blurred = gaussian_filter(pixels.astype(np.float32), (height / 20, width / 20, 0))
     whole = pixels.astype(np.float32).reshape(-1, 3)
@@ -115,20 +108,20 @@ def deletion_insertion(network: SelfExplaining, pixels: Pixels, heat: Heat, k: i
     return {"deletion": areas[0], "insertion": areas[1]}
 
 
-def coarse(heat: Heat, px: int) -> Heat:
-    """Average a heatmap, enlarged to `px`, to (`GRID`, `GRID`)."""
-    picture = Image.fromarray(np.ascontiguousarray(enlarged(heat, px), dtype=np.float32))
+def coarse(heat: Heat) -> Heat:
+    """Average a heatmap to (`GRID`, `GRID`)."""
+    picture = Image.fromarray(np.ascontiguousarray(heat, dtype=np.float32))
     return np.asarray(picture.resize((GRID, GRID), Image.Resampling.BOX), dtype=np.float32)
 
 
-def agreement(one: Heat, other: Heat, px: int) -> dict[str, float]:
+def agreement(one: Heat, other: Heat) -> dict[str, float]:
     """Compare two heatmaps.
 
     Returns:
         ``spearman``: rank correlation over `GRID` x `GRID` places, 0 where one of them is flat; ``overlap``:
         intersection over union of the hottest `TOP`.
     """
-    a, b = coarse(one, px), coarse(other, px)
+    a, b = coarse(one), coarse(other)
     flat = np.ptp(a) == 0 or np.ptp(b) == 0
     first, second = top_weights(a), top_weights(b)
     return {
@@ -174,11 +167,11 @@ def stability(explain: Callable[[Pixels], Heat], pixels: Pixels, heat: Heat) -> 
     Returns:
         Name of the change -> Spearman, see `agreement`.
     """
-    px, step = len(pixels), _shift(pixels)
+    step = _shift(pixels)
     found = {}
     for name, (change, back) in CHANGES.items():
-        again = back(enlarged(explain(np.ascontiguousarray(change(pixels))), px), step)
-        found[name] = agreement(heat, again, px)["spearman"]
+        again = back(explain(np.ascontiguousarray(change(pixels))), step)
+        found[name] = agreement(heat, again)["spearman"]
     return found
 
 

@@ -12,6 +12,7 @@ from edge_runtime.preprocess import Pixels
 from train import attribution
 from train.attribution import BASELINES, METHODS, Question, layer_of, lime, superpixels
 from train.backbones import BACKBONES
+from train.geometry import placement
 from train.network import SelfExplaining
 
 from .conftest import Reader
@@ -64,7 +65,7 @@ def explain(name: str, network: nn.Module, pixels: Pixels, k: int = 0, **asked: 
 def test_class_map_gradcam_and_hirescam_are_one_at_the_last_feature_map(backbone: str, k: int) -> None:
     network = lively(backbone)
     own = explain("class-map", network, noise(), k)
-    assert own.shape == (3, 3) and np.ptp(own) > 0.1
+    assert own.shape == (PX, PX) and np.ptp(own) > 0.1
     for name in ("gradcam", "hirescam"):
         assert np.abs(explain(name, network, noise(), k) - own).max() <= 1e-5
 
@@ -74,22 +75,21 @@ def test_they_differ_at_an_inner_layer(backbone: str) -> None:
     network = lively(backbone)
     own = explain("class-map", network, noise())
     gradcam, hirescam = (explain(name, network, noise(), layer=INNER[backbone]) for name in ("gradcam", "hirescam"))
-    assert gradcam.shape == hirescam.shape
-    assert np.abs(gradcam - hirescam).max() > 0.05
-    assert gradcam.shape != own.shape or np.abs(gradcam - own).max() > 0.05
+    assert own.shape == gradcam.shape == hirescam.shape == (PX, PX)
+    assert np.abs(gradcam - hirescam).max() > 0.05 and np.abs(gradcam - own).max() > 0.05
 
 
 @pytest.mark.parametrize("layer", ["25", "28", "12"])
 def test_inner_layer_is_that_of_the_paper_in_spite_of_relu_in_place(layer: str) -> None:
     network = lively("custom")
     cut = int(layer) + 1
-    pixels = torch.from_numpy(noise())[None]
+    pixels, laid = torch.from_numpy(noise())[None], placement(network.features, layer, PX)
     found = network.features[:cut](network.normalise(pixels)).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(network.head(network.features[cut:](found.clone()))[0][0, 1], found)
     for name, weights in (("gradcam", gradient.mean((2, 3), keepdim=True)), ("hirescam", gradient)):
         expected = torch.relu((weights * found).sum(1))[0].detach()
         got = explain(name, network, noise(), 1, layer=layer)
-        assert np.abs(got - (expected / expected.max()).numpy()).max() <= 1e-5
+        assert np.abs(got - laid.enlarge((expected / expected.max()).numpy(), PX)).max() <= 1e-5
 
 
 def test_unknown_layer_is_refused_with_the_known_ones() -> None:
@@ -104,7 +104,7 @@ def test_every_heatmap_is_finite_and_0_to_1_and_costs_what_the_table_says(name: 
     network, passed = lively(), []
     network.register_forward_hook(lambda _module, given, _out: passed.append(len(given[0])))
     heat = explain(name, network, noise(), 2)
-    assert heat.dtype == np.float32 and heat.ndim == 2
+    assert heat.dtype == np.float32 and heat.shape == (PX, PX)
     assert np.isfinite(heat).all() and heat.min() >= 0 and heat.max() == 1
     stated = int(METHODS[name].passes.split()[0])
     assert sum(passed) == (few_samples if name == "lime" else stated)
