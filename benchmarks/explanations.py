@@ -4,7 +4,8 @@ What comes in are the shipped references and bundles, pictures with masks - expe
 (Taleqani's threshold pictures), rendered ones, which need no data - and, for the sanity checks, the index that a
 reference was trained on; what goes out is ``results/explanations.json``, of which ``docs/explanations.md`` is written.
 How each number is defined stands in `train.faithfulness`. Every method is asked about the class that its own model
-answers with. Beside the methods stand maps that never ask a model: cells lie in the middle, and nuclei are dark.
+answers with. Beside the methods stand maps that never ask a model - cells lie in the middle, and nuclei are dark - and
+the class map laid out as an even grid, which shows what it is worth to know where its cells look.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ from edge_runtime.classifier import Classifier
 from edge_runtime.errors import UsageError
 from edge_runtime.files import write_text
 from edge_runtime.guard import guarded
-from edge_runtime.heatmap import heatmap
+from edge_runtime.heatmap import Placement, heatmap
 from edge_runtime.masks import Mask
 from edge_runtime.preprocess import Pixels, Preprocess
 from train.attribution import BASELINES, METHODS, Heat, Question
 from train.faithfulness import agreement, deletion_insertion, localisation, moved, randomised, stability
+from train.geometry import placement
 from train.index import Index, read_index
 from train.network import SelfExplaining
 from train.pixels import load_pixels, prepare_picture
@@ -54,9 +56,6 @@ NUCLEUS, CELL = 200, 60
 RENDERED_LABELS = ("blast", "neutrophil", "lymphocyte", "monocyte", "eosinophil")
 INNER_LAYER = "13"
 """Of MobileNetV2: the last feature map of 14 x 14 places."""
-
-HALF_CELL_PX = 8
-"""A quarter of a class map's cell: pictures moved by it both ways interleave to twice the resolution."""
 
 LIME_SEEDS = 3
 RANDOMISED = (0.0, 0.25, 0.5, 1.0)
@@ -86,11 +85,22 @@ class Model:
 
     Attributes:
         answer: (px, px, 3) uint8 -> logits (K,) and class map (h, w, K).
+        placement: where the class map's cells lie in the picture.
         network: behind it, where there is one to differentiate.
     """
 
     answer: Callable[[Pixels], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+    placement: Placement
     network: SelfExplaining | None = None
+
+    def explain(self, pixels: Pixels, k: int) -> Heat:
+        """Return the heatmap of class `k`, laid over the picture."""
+        return self.placement.enlarge(heatmap(self.answer(pixels)[1], k), len(pixels))
+
+    def explain_as_grid(self, pixels: Pixels, k: int) -> Heat:
+        """Return the same as if cells shared the picture out evenly."""
+        small, px = heatmap(self.answer(pixels)[1], k), len(pixels)
+        return Placement.grid(len(small), px).enlarge(small, px)
 
 
 def expert_cells(data: Path, px: int) -> list[Masked]:
@@ -150,37 +160,53 @@ def _masked(pixels: Pixels, mask: npt.NDArray[np.uint8]) -> Masked:
     return Masked(pixels, mask > NUCLEUS, mask > CELL)
 
 
-def torch_model(network: SelfExplaining) -> Model:
-    """Return a network as a `Model`."""
+def torch_model(network: SelfExplaining, px: int) -> Model:
+    """Return a network whose input is `px` pixels wide as a `Model`."""
 
     def answer(pixels: Pixels) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         with torch.inference_mode():
             logits, class_map = network(torch.from_numpy(np.array(pixels[None])))
         return logits[0].numpy(), class_map[0].numpy()
 
-    return Model(answer, network)
+    return Model(answer, placement(network.features, "", px), network)
 
 
-def bundle_model(name: str) -> Model:
-    """Return a shipped bundle, as the device runs it, as a `Model`."""
+def bundle_model(name: str, place: Placement) -> Model:
+    """Return a shipped bundle, as the device runs it, as a `Model`.
+
+    Args:
+        name: of the bundle.
+        place: of its class map's cells, as the reference has it: not every shipped manifest states it.
+    """
     classifier = Classifier.open(name, threads=1)
 
     def answer(pixels: Pixels) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         prediction = classifier.classify_pixels(pixels)
         return prediction.logits, prediction.class_map
 
-    return Model(answer)
+    return Model(answer, place)
 
 
-def shifted_passes(model: Model, pixels: Pixels) -> npt.NDArray[np.float32]:
-    """Return a class map of twice the resolution from four passes over moved pictures: (2h, 2w, K)."""
-    step = round(HALF_CELL_PX * len(pixels) / 224)
-    rows = []
-    for dy in (step, -step):  # the picture moved down shows, in the same cell, what lies above
-        maps = [model.answer(np.ascontiguousarray(moved(pixels, dx, dy)))[1] for dx in (step, -step)]
-        rows.append(np.stack(maps, axis=2).reshape(maps[0].shape[0], -1, maps[0].shape[2]))
-    fine = np.stack(rows, axis=1)
-    return fine.reshape(-1, *fine.shape[2:])
+def shifted_passes(model: Model) -> Model:
+    """Return a model whose class map is twice as fine: (2h, 2w, K), from four passes over moved pictures.
+
+    They are moved by a quarter of a cell's step, left or right and up or down. A cell then sees what lies a quarter on
+    the other side of where it looks, and all four interleave to cells of half the step. The logits are the mean.
+    """
+    place = model.placement
+    shift = round(place.step_px / 4)
+
+    def answer(pixels: Pixels) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        passes = [  # the picture moved down shows, in the same cell, what lies above
+            [model.answer(np.ascontiguousarray(moved(pixels, dx, dy))) for dx in (shift, -shift)]
+            for dy in (shift, -shift)
+        ]
+        logits = np.mean([logits for row in passes for logits, _ in row], axis=0)
+        maps = np.array([[class_map for _, class_map in row] for row in passes])  # (2, 2, h, w, K)
+        _, _, height, width, classes = maps.shape
+        return logits, maps.transpose(2, 0, 3, 1, 4).reshape(2 * height, 2 * width, classes)
+
+    return Model(answer, Placement(place.first_px - shift, place.step_px / 2, place.input_px), model.network)
 
 
 def output_stride_16(network: SelfExplaining) -> SelfExplaining:
@@ -201,9 +227,11 @@ def output_stride_16(network: SelfExplaining) -> SelfExplaining:
 
 def ways_of(model: Model, fine: Model | None, k: int, with_slow: bool) -> dict[str, Explain]:
     """Return what explains class `k` of a model: name -> pixels to heatmap; `fine` is it at output stride 16."""
+    shifted = shifted_passes(model)
     ways: dict[str, Explain] = {
-        "class map": lambda pixels: heatmap(model.answer(pixels)[1], k),
-        "class map, 4 shifted passes": lambda pixels: heatmap(shifted_passes(model, pixels), k),
+        "class map": lambda pixels: model.explain(pixels, k),
+        "class map, even grid": lambda pixels: model.explain_as_grid(pixels, k),
+        "class map, 4 shifted passes": lambda pixels: shifted.explain(pixels, k),
     }
     if (network := model.network) is not None:
         for name in ("gradcam", "hirescam"):
@@ -214,7 +242,7 @@ def ways_of(model: Model, fine: Model | None, k: int, with_slow: bool) -> dict[s
         for method in (*BASELINES.values(), *(METHODS[name] for name in SLOW if with_slow)):
             ways[method.title] = lambda pixels, explain=method.explain: explain(Question(network, pixels, k))
     if fine is not None:
-        ways["class map, output stride 16"] = lambda pixels: heatmap(fine.answer(pixels)[1], k)
+        ways["class map, output stride 16"] = lambda pixels: fine.explain(pixels, k)
     return ways
 
 
@@ -234,7 +262,9 @@ def measure_ways(model: Model, pictures: Sequence[Masked], slow: int, title: str
         ``beats_darkness``: the paired difference of ``top_share`` to that of stain darkness.
     """
     rows: dict[str, list[dict[str, float]]] = {}
-    fine = torch_model(output_stride_16(model.network)) if model.network is not None else None
+    fine = None
+    if model.network is not None:
+        fine = torch_model(output_stride_16(model.network), model.placement.input_px)
     for number, one in enumerate(tqdm(pictures, desc=title, unit="picture", leave=False, disable=None)):
         k = int(model.answer(one.pixels)[0].argmax())
         ways = ways_of(model, fine, k, number < slow)
@@ -243,7 +273,7 @@ def measure_ways(model: Model, pictures: Sequence[Masked], slow: int, title: str
             heat = explain(one.pixels)
             row = localisation(heat, one.cell)
             row["nucleus_top_share"] = localisation(heat, one.nucleus)["top_share"]
-            row |= agreement(own, heat, len(one.pixels))
+            row |= agreement(own, heat)
             if model.network is not None:
                 row |= deletion_insertion(model.network, one.pixels, heat, k)
             if name not in {METHODS[slow_one].title for slow_one in SLOW}:
@@ -319,13 +349,14 @@ def sanity(
         which cannot notice anything.
     """
     found: dict[str, dict[str, Any]] = {}
-    asked = [(one, int(torch_model(network).answer(one.pixels)[0].argmax())) for one in pictures]
+    model = torch_model(network, len(pictures[0].pixels))
+    asked = [(one, int(model.answer(one.pixels)[0].argmax())) for one in pictures]
     for title, other in others.items():
         rows: dict[str, list[float]] = {}
         for one, k in asked:
             for name, method in (("class map", METHODS["class-map"]), ("stain darkness", BASELINES["darkness"])):
                 a, b = (method.explain(Question(asked_of, one.pixels, k)) for asked_of in (network, other))
-                rows.setdefault(name, []).append(agreement(a, b, len(one.pixels))["spearman"])
+                rows.setdefault(name, []).append(agreement(a, b)["spearman"])
         found[title] = {name: interval(values) for name, values in rows.items()}
     return found
 
@@ -357,11 +388,11 @@ def shuffled_labels(run: Run, index: Index, pictures: int = 512, epochs: int = 8
 
 def lime_stability(network: SelfExplaining, pictures: Sequence[Masked]) -> dict[str, Any]:
     """Compare LIME's heatmaps of the same picture between seeds: intervals of ``spearman`` and ``overlap``."""
-    lime, rows = METHODS["lime"], []
+    lime, model, rows = METHODS["lime"], torch_model(network, len(pictures[0].pixels)), []
     for one in tqdm(pictures, desc="LIME, seeds", unit="picture", leave=False, disable=None):
-        k = int(torch_model(network).answer(one.pixels)[0].argmax())
+        k = int(model.answer(one.pixels)[0].argmax())
         heats = [lime.explain(Question(network, one.pixels, k, seed=seed)) for seed in range(LIME_SEEDS)]
-        rows += [agreement(heats[i], heats[j], len(one.pixels)) for i in range(LIME_SEEDS) for j in range(i)]
+        rows += [agreement(heats[i], heats[j]) for i in range(LIME_SEEDS) for j in range(i)]
     return {"n": len(pictures), "seeds": LIME_SEEDS} | {
         key: interval([row[key] for row in rows]) for key in ("spearman", "overlap")
     }
@@ -374,14 +405,17 @@ def cost(network: SelfExplaining, bundle: str, pixels: Pixels, rounds: int) -> d
         ``rounds``, ``threads``; ``ways``: name -> percentiles in ms and ``ratio`` to classification alone on the same
         engine. Slow methods are timed once in ten rounds' time, after the others: ``slow``: name -> ms and ratio.
     """
-    device, full = bundle_model(bundle), torch_model(network)
+    full, fine = (torch_model(one, len(pixels)) for one in (network, output_stride_16(network)))
+    device = bundle_model(bundle, full.placement)
+    shifted = shifted_passes(device)
     k = int(full.answer(pixels)[0].argmax())
     ways: dict[str, Callable[[], object]] = {
         "INT8: classify": lambda: device.answer(pixels),
-        "INT8: classify and explain": lambda: heatmap(device.answer(pixels)[1], k),
-        "INT8: classify and explain, 4 shifted passes": lambda: heatmap(shifted_passes(device, pixels), k),
+        "INT8: classify and explain": lambda: device.explain(pixels, k),
+        "INT8: classify and explain, 4 shifted passes": lambda: shifted.explain(pixels, k),
         "fp32: classify": lambda: full.answer(pixels),
-        "fp32: classify and explain": lambda: heatmap(full.answer(pixels)[1], k),
+        "fp32: classify and explain": lambda: full.explain(pixels, k),
+        "fp32: classify, output stride 16": lambda: fine.answer(pixels),
         "fp32: Grad-CAM by autograd": lambda: METHODS["gradcam"].explain(Question(network, pixels, k)),
     }
     times = interleave(ways, rounds)
@@ -405,15 +439,17 @@ def measure(data: Path, index_folder: Path | None, slow: int, rounds: int) -> It
     """Measure everything; yield the parts as they are done."""
     yield "machine", machine()
     cells, fields = (read_run(ROOT / "references" / name) for name in ("blood-cells", "all-subtypes"))
-    full, device = torch_model(cells.network), bundle_model("blood-cells")
+    full, full_fields = (torch_model(run.network, run.input_px) for run in (cells, fields))
+    device = bundle_model("blood-cells", full.placement)
     expert, rendered = expert_cells(data, cells.input_px), rendered_cells(12, cells.input_px)
     yield "expert masks, fp32", measure_ways(full, expert, slow, "expert masks, fp32")
     yield "expert masks, INT8", measure_ways(device, expert, 0, "expert masks, INT8")
     yield "rendered masks, fp32", measure_ways(full, rendered, 0, "rendered masks, fp32")
     yield "rendered masks, INT8", measure_ways(device, rendered, 0, "rendered masks, INT8")
     weak = threshold_fields(data, fields.input_px)
-    yield "threshold masks, fp32", measure_ways(torch_model(fields.network), weak[:60], 0, "threshold masks, fp32")
-    yield "threshold masks, INT8", measure_ways(bundle_model("all-subtypes"), weak[:60], 0, "threshold masks, INT8")
+    device_fields = bundle_model("all-subtypes", full_fields.placement)
+    yield "threshold masks, fp32", measure_ways(full_fields, weak[:60], 0, "threshold masks, fp32")
+    yield "threshold masks, INT8", measure_ways(device_fields, weak[:60], 0, "threshold masks, INT8")
     yield "LIME between seeds", lime_stability(cells.network, expert[: max(2, slow // 4)])
     spoilt = {
         f"weights, last {share:.0%} of the layers" if share else "weights, classifier only": randomised(
