@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from train.layout import markdown
-from train.tables import interval_text
+from train.tables import interval_text, sanity_rows
 
 from .explanations import RESULTS
 
@@ -82,11 +82,7 @@ _CHANGES = ("shift", "JPEG", "stain")
 
 def sanity_table() -> str:
     """Spearman of the trained network's heatmap with that of the same network spoilt."""
-    rows = [
-        [f"{spoilt} at random", *(interval_text(row[way], 2) for way in ("class map", "stain darkness"))]
-        for spoilt, row in _results()["sanity"].items()
-    ]
-    return markdown(("what was made", "class map", "stain darkness, which asks no network"), rows)
+    return markdown(*sanity_rows(_results()["sanity"]))
 
 
 def quantization_table() -> str:

@@ -27,21 +27,20 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from edge_runtime.classifier import Classifier
+from edge_runtime.classifier import Classifier, softmax
 from edge_runtime.errors import UsageError
 from edge_runtime.files import write_text
 from edge_runtime.guard import guarded
 from edge_runtime.heatmap import Placement, heatmap
-from edge_runtime.masks import Mask
 from edge_runtime.preprocess import Pixels, Preprocess
 from train.attribution import BASELINES, METHODS, Heat, Question
-from train.faithfulness import agreement, deletion_insertion, localisation, moved, randomised, stability
+from train.explained import RANDOMISED, Masked, interval, measure_ways, sanity, spoilt_title
+from train.faithfulness import agreement, moved, randomised
 from train.geometry import placement
 from train.index import Index, read_index
 from train.network import SelfExplaining
 from train.pixels import load_pixels, prepare_picture
 from train.render import render_cell
-from train.resampling import RESAMPLES, Resamples, percentile_interval
 from train.run_folder import Run, read_run
 from train.sources import SOURCES
 
@@ -58,25 +57,9 @@ INNER_LAYER = "13"
 """Of MobileNetV2: the last feature map of 14 x 14 places."""
 
 LIME_SEEDS = 3
-RANDOMISED = (0.0, 0.25, 0.5, 1.0)
 SLOW = ("integrated-gradients", "occlusion", "lime")
 
 Explain = Callable[[Pixels], Heat]
-
-
-@dataclasses.dataclass(frozen=True)
-class Masked:
-    """A prepared picture whose cells are known.
-
-    Attributes:
-        pixels: (px, px, 3) uint8.
-        nucleus: (px, px) bool.
-        cell: (px, px) bool, nucleus and cytoplasm; the nucleus where nobody drew cytoplasm.
-    """
-
-    pixels: Pixels
-    nucleus: Mask
-    cell: Mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,56 +229,26 @@ def ways_of(model: Model, fine: Model | None, k: int, with_slow: bool) -> dict[s
     return ways
 
 
-def measure_ways(model: Model, pictures: Sequence[Masked], slow: int, title: str) -> dict[str, Any]:
-    """Measure every way of explaining a model's answers on masked pictures.
+def measure_model(model: Model, pictures: Sequence[Masked], slow: int, title: str) -> dict[str, Any]:
+    """Measure every way of explaining a model's answers, see `train.explained.measure_ways`.
 
     Args:
         model: whose answers.
-        pictures: N of them.
+        pictures: with masks.
         slow: how many of them the slow methods are asked about.
         title: of the progress bar.
-
-    Returns:
-        Way -> ``n`` and intervals over pictures of every number of `train.faithfulness`: ``pointing``, ``top_share``,
-        ``top_ceiling`` and ``heat_share`` of the whole cell, ``nucleus_top_share``, ``deletion``, ``insertion``,
-        ``spearman`` and ``overlap`` with the class map, Spearman after each change of ``stability``;
-        ``beats_darkness``: the paired difference of ``top_share`` to that of stain darkness.
     """
-    rows: dict[str, list[dict[str, float]]] = {}
     fine = None
     if model.network is not None:
         fine = torch_model(output_stride_16(model.network), model.placement.input_px)
-    for number, one in enumerate(tqdm(pictures, desc=title, unit="picture", leave=False, disable=None)):
-        k = int(model.answer(one.pixels)[0].argmax())
-        ways = ways_of(model, fine, k, number < slow)
-        own = ways["class map"](one.pixels)
-        for name, explain in ways.items():
-            heat = explain(one.pixels)
-            row = localisation(heat, one.cell)
-            row["nucleus_top_share"] = localisation(heat, one.nucleus)["top_share"]
-            row |= agreement(own, heat)
-            if model.network is not None:
-                row |= deletion_insertion(model.network, one.pixels, heat, k)
-            if name not in {METHODS[slow_one].title for slow_one in SLOW}:
-                row |= {f"stable: {change}": rho for change, rho in stability(explain, one.pixels, heat).items()}
-            rows.setdefault(name, []).append(row)
-    darkness = [row["top_share"] for row in rows.get(BASELINES["darkness"].title, [])]
-    found = {}
-    for name, measured in rows.items():
-        columns = {key: [row[key] for row in measured] for key in measured[0]}
-        if darkness:
-            columns["beats_darkness"] = [a - b for a, b in zip(columns["top_share"], darkness, strict=False)]
-        found[name] = {"n": len(measured)} | {key: interval(values) for key, values in columns.items()}
-    return found
-
-
-def interval(values: Sequence[float]) -> dict[str, float] | None:
-    """Return the mean over pictures with its 95 % bootstrap interval; None where it is not defined for any."""
-    known = np.array([value for value in values if not np.isnan(value)])
-    if not len(known):
-        return None
-    drawn = Resamples(len(known), None, 0, RESAMPLES).sums(known[:, None])[:, 0] / len(known)
-    return percentile_interval(drawn)
+    return measure_ways(
+        model.network,
+        lambda k, number: ways_of(model, fine, k, number < slow),
+        pictures,
+        title,
+        lambda pixels: int(model.answer(pixels)[0].argmax()),
+        [METHODS[name].title for name in SLOW],
+    )
 
 
 def quantization(reference: Model, device: Model, index: Index, numbers: Sequence[int]) -> dict[str, Any]:
@@ -332,33 +285,6 @@ def quantization(reference: Model, device: Model, index: Index, numbers: Sequenc
         }
         for name, found in rows.items()
     }
-
-
-def sanity(
-    network: SelfExplaining, others: dict[str, SelfExplaining], pictures: Sequence[Masked]
-) -> dict[str, dict[str, Any]]:
-    """Compare heatmaps with those of the same network without its knowledge (Adebayo et al. 2018).
-
-    Args:
-        network: trained.
-        others: name -> the same, spoilt.
-        pictures: to explain.
-
-    Returns:
-        Spoilt network -> way -> interval of Spearman to the trained one's map: of the class map, and of stain darkness,
-        which cannot notice anything.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    model = torch_model(network, len(pictures[0].pixels))
-    asked = [(one, int(model.answer(one.pixels)[0].argmax())) for one in pictures]
-    for title, other in others.items():
-        rows: dict[str, list[float]] = {}
-        for one, k in asked:
-            for name, method in (("class map", METHODS["class-map"]), ("stain darkness", BASELINES["darkness"])):
-                a, b = (method.explain(Question(asked_of, one.pixels, k)) for asked_of in (network, other))
-                rows.setdefault(name, []).append(agreement(a, b)["spearman"])
-        found[title] = {name: interval(values) for name, values in rows.items()}
-    return found
 
 
 def shuffled_labels(run: Run, index: Index, pictures: int = 512, epochs: int = 8) -> SelfExplaining:
@@ -407,14 +333,16 @@ def cost(network: SelfExplaining, bundle: str, pixels: Pixels, rounds: int) -> d
     """
     full, fine = (torch_model(one, len(pixels)) for one in (network, output_stride_16(network)))
     device = bundle_model(bundle, full.placement)
-    shifted = shifted_passes(device)
+    shifted, classifier = shifted_passes(device), Classifier.open(bundle, threads=1)
+    engine, temperature = classifier.engine, classifier.bundle.manifest.temperature
     k = int(full.answer(pixels)[0].argmax())
     ways: dict[str, Callable[[], object]] = {
-        "INT8: classify": lambda: device.answer(pixels),
-        "INT8: classify and explain": lambda: device.explain(pixels, k),
-        "INT8: classify and explain, 4 shifted passes": lambda: shifted.explain(pixels, k),
+        "INT8: classify": lambda: softmax(engine.run(pixels)[0], temperature),
+        "INT8: classify, with the heatmap": lambda: classifier.classify_pixels(pixels),
+        "INT8: classify, with the heatmap laid over the picture": lambda: device.explain(pixels, k),
+        "INT8: classify, with the heatmap of 4 shifted passes": lambda: shifted.explain(pixels, k),
         "fp32: classify": lambda: full.answer(pixels),
-        "fp32: classify and explain": lambda: full.explain(pixels, k),
+        "fp32: classify, with the heatmap laid over the picture": lambda: full.explain(pixels, k),
         "fp32: classify, output stride 16": lambda: fine.answer(pixels),
         "fp32: Grad-CAM by autograd": lambda: METHODS["gradcam"].explain(Question(network, pixels, k)),
     }
@@ -442,24 +370,19 @@ def measure(data: Path, index_folder: Path | None, slow: int, rounds: int) -> It
     full, full_fields = (torch_model(run.network, run.input_px) for run in (cells, fields))
     device = bundle_model("blood-cells", full.placement)
     expert, rendered = expert_cells(data, cells.input_px), rendered_cells(12, cells.input_px)
-    yield "expert masks, fp32", measure_ways(full, expert, slow, "expert masks, fp32")
-    yield "expert masks, INT8", measure_ways(device, expert, 0, "expert masks, INT8")
-    yield "rendered masks, fp32", measure_ways(full, rendered, 0, "rendered masks, fp32")
-    yield "rendered masks, INT8", measure_ways(device, rendered, 0, "rendered masks, INT8")
+    yield "expert masks, fp32", measure_model(full, expert, slow, "expert masks, fp32")
+    yield "expert masks, INT8", measure_model(device, expert, 0, "expert masks, INT8")
+    yield "rendered masks, fp32", measure_model(full, rendered, 0, "rendered masks, fp32")
+    yield "rendered masks, INT8", measure_model(device, rendered, 0, "rendered masks, INT8")
     weak = threshold_fields(data, fields.input_px)
     device_fields = bundle_model("all-subtypes", full_fields.placement)
-    yield "threshold masks, fp32", measure_ways(full_fields, weak[:60], 0, "threshold masks, fp32")
-    yield "threshold masks, INT8", measure_ways(device_fields, weak[:60], 0, "threshold masks, INT8")
+    yield "threshold masks, fp32", measure_model(full_fields, weak[:60], 0, "threshold masks, fp32")
+    yield "threshold masks, INT8", measure_model(device_fields, weak[:60], 0, "threshold masks, INT8")
     yield "LIME between seeds", lime_stability(cells.network, expert[: max(2, slow // 4)])
-    spoilt = {
-        f"weights, last {share:.0%} of the layers" if share else "weights, classifier only": randomised(
-            cells.network, share
-        )
-        for share in RANDOMISED
-    }
+    spoilt = {spoilt_title(share): randomised(cells.network, share) for share in RANDOMISED}
     if index_folder is not None:
         index = read_index(index_folder)
-        spoilt["labels"] = shuffled_labels(cells, index)
+        spoilt["labels of the training"] = shuffled_labels(cells, index)
         numbers = index.select(cells.protocol, "test")
         yield "INT8 against fp32", quantization(full, device, index, numbers)
     yield "sanity", sanity(cells.network, spoilt, expert)

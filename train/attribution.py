@@ -263,9 +263,9 @@ def centre(asked: Question) -> Heat:
     return scaled(np.exp(-((y - (height - 1) / 2) ** 2 + (x - (width - 1) / 2) ** 2) / spread))
 
 
-def darkness(asked: Question) -> Heat:
+def darkness(pixels: Pixels) -> Heat:
     """How purple each pixel is: nuclei are."""
-    return scaled(purple(optical_density(np.ascontiguousarray(asked.pixels))))
+    return scaled(purple(optical_density(np.ascontiguousarray(pixels))))
 
 
 def noise(asked: Question) -> Heat:
@@ -277,7 +277,7 @@ def noise(asked: Question) -> Heat:
 
 BASELINES: dict[str, Method] = {
     "centre": Method("centre Gaussian", "0", centre, "baseline"),
-    "darkness": Method("stain darkness", "0", darkness, "baseline"),
+    "darkness": Method("stain darkness", "0", lambda asked: darkness(asked.pixels), "baseline"),
     "random": Method("random", "0", noise, "baseline", ("seed",)),
 }
 """Maps that know nothing of the network: a method is worth what it has over them."""

@@ -16,15 +16,12 @@ from benchmarks.explanations import (
     CELL,
     NUCLEUS,
     RENDERED_LABELS,
-    Masked,
     Model,
     expert_cells,
-    interval,
     lime_stability,
-    measure_ways,
+    measure_model,
     output_stride_16,
     rendered_cells,
-    sanity,
     shifted_passes,
     threshold_fields,
     torch_model,
@@ -34,8 +31,9 @@ from edge_runtime.errors import UsageError
 from edge_runtime.heatmap import Placement
 from edge_runtime.preprocess import Pixels
 from train import attribution
-from train.attribution import Heat
+from train.attribution import BASELINES, METHODS, Heat
 from train.backbones import BACKBONES
+from train.explained import Masked, interval, sanity
 from train.network import SelfExplaining
 
 PX, STEP_PX = 224, 32
@@ -181,12 +179,13 @@ def test_what_is_measured_of_a_model_without_a_network() -> None:
     cell = spot(108, 124)[..., 0] > 0
     pictures = [Masked(spot(108, 124), cell, cell)] * 3
     model = dataclasses.replace(torch_model(Averages(), PX), network=None)  # type: ignore[arg-type]
-    found = measure_ways(model, pictures, 0, "")
+    found = measure_model(model, pictures, 0, "")
     assert list(found) == ["class map", "class map, even grid", "class map, 4 shifted passes"]
     assert {row["n"] for row in found.values()} == {3}
     value = {name: {key: row[key]["value"] for key in row if key != "n"} for name, row in found.items()}
     assert set(value["class map"]) == {
         *("pointing", "top_share", "top_ceiling", "heat_share", "nucleus_top_share", "spearman", "overlap"),
+        "beats_darkness",
         *("stable: shift", "stable: JPEG", "stable: stain"),
     }
     assert (value["class map"]["spearman"], value["class map"]["overlap"]) == pytest.approx((1, 1))
@@ -199,12 +198,9 @@ def test_sanity_tells_a_map_that_asks_the_network_from_one_that_does_not() -> No
     pictures, network, spoilt = rendered_cells(1, PX)[:2], Averages(), Averages()
     nn.init.constant_(spoilt.features[4].weight, -1.0)
     found = sanity(network, {"same": network, "spoilt": spoilt}, pictures)  # type: ignore[arg-type, dict-item]
-    assert {name: row["value"] for name, row in found["same"].items()} == pytest.approx(
-        {"class map": 1, "stain darkness": 1}
-    )
-    assert found["spoilt"]["class map"]["value"] < 0.1 and found["spoilt"]["stain darkness"]["value"] == pytest.approx(
-        1
-    )
+    own, dark = METHODS["class-map"].title, BASELINES["darkness"].title
+    assert {name: row["value"] for name, row in found["same"].items()} == pytest.approx({own: 1, dark: 1})
+    assert found["spoilt"][own]["value"] < 0.1 and found["spoilt"][dark]["value"] == pytest.approx(1)
 
 
 def test_lime_is_compared_between_all_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
