@@ -19,6 +19,7 @@ from edge_runtime.guard import guarded
 from train.backbones import BACKBONES
 from train.compare import pair_runs, to_markdown
 from train.layout import markdown
+from train.reproduce import commands
 from train.run_folder import read_info
 from train.tables import best_control, interval_text
 
@@ -144,12 +145,23 @@ def _audited(infos: dict[str, dict[str, Any]], splits: Sequence[str]) -> str:
     return markdown(head, rows)
 
 
+def commands_table() -> str:
+    """How every run of the study is made again; capitals stand for what lies elsewhere."""
+    infos = study_runs() | {path.parent.name: read_info(path.parent) for path in sorted(STUDY.glob("*/run.json"))}
+    rows = []
+    for name, info in infos.items():
+        (fit,) = (line for line in commands(Path(name), info) if " train fit " in line)
+        rows.append([f"`{name}`", f"`{fit.partition(' train ')[2]}`"])
+    return markdown(("run", "`python -m train ...`"), rows)
+
+
 TABLES = {
     "backbones": backbones_table,
     "within": within_table,
     "across": across_table,
     "ablation": ablation_table,
     "recipes": recipes_table,
+    "commands": commands_table,
 }
 """Name in ``docs/study.md`` -> what writes it."""
 

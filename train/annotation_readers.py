@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from edge_runtime.preprocess import Box
 
 from .errors import DataError
-from .source_readers import Found, Remark, Sample, existing, folders_in, pictures_in
+from .source_readers import Found, Remark, Sample, existing, folders_in, pictures_in, walk
 
 
 def _table(path: Path, columns: tuple[str, ...], source: str) -> list[dict[str, str]]:
@@ -68,7 +68,8 @@ def read_c_nmc(root: Path) -> Found:
     Raises:
         DataError: no fold, or preliminary pictures without their table.
     """
-    folds = sorted(path for path in root.rglob("fold_[0-9]") if path.is_dir())
+    places = list(walk(existing(root, "c_nmc")))
+    folds = sorted(folder for folder, _ in places if re.fullmatch(r"fold_\d", folder.name))
     if not folds:
         raise DataError(f"c_nmc: no folder fold_0 below {root}", expected="C-NMC 2019 as on TCIA or Kaggle")
     for label in (folder for fold in folds for folder in folders_in(fold, "c_nmc")):
@@ -77,10 +78,10 @@ def read_c_nmc(root: Path) -> Found:
             yield Remark(f"c_nmc: {label}: no picture in this folder")
         for path in pictures:
             yield _c_nmc_sample(path, path.stem, label.name)
-    folders = [path for path in root.rglob(C_NMC_PRELIMINARY) if path.is_dir()]
+    folders = [folder for folder, _ in places if folder.name == C_NMC_PRELIMINARY]
     if folders:
         name = f"{C_NMC_PRELIMINARY}_labels.csv"
-        table = next(iter(sorted(root.rglob(name))), min(folders).parent / name)
+        table = min((folder / name for folder, names in places if name in names), default=min(folders).parent / name)
         files = {path.name: path for folder in folders for path in pictures_in(folder)}
         for row in _table(table, ("Patient_ID", "new_names", "labels"), "c_nmc"):
             path = files.get(row["new_names"], min(folders) / row["new_names"])
@@ -117,7 +118,8 @@ def read_segmentation_wbc(root: Path) -> Found:
 
 def read_bccd(root: Path) -> Found:
     """Fields with VOC boxes: every box of ``BCCD/Annotations/*.xml`` is a sample WBC, RBC or Platelets."""
-    for annotation in sorted(existing(root / "BCCD" / "Annotations", "bccd").glob("*.xml")):
+    folder = existing(root / "BCCD" / "Annotations", "bccd")
+    for annotation in sorted(path for path in folder.iterdir() if path.suffix == ".xml"):
         path = root / "BCCD" / "JPEGImages" / f"{annotation.stem}.jpg"
         try:
             things = list(ElementTree.parse(annotation).iterfind("object"))
@@ -127,7 +129,7 @@ def read_bccd(root: Path) -> Found:
                 )
                 box = (left, top, right - left, bottom - top)
                 yield Sample(path, thing.findtext("name", ""), group=path.stem, box=box)
-        except (ElementTree.ParseError, ValueError) as error:
+        except (ElementTree.ParseError, ValueError, LookupError, OverflowError) as error:  # Lookup: an encoding
             yield Remark(f"bccd: {annotation}: not a VOC annotation ({error})")
 
 
@@ -154,8 +156,7 @@ def read_leukemia_attri(root: Path) -> Found:
     if not subsets:
         raise DataError(f"leukemia_attri: no subset in {root}", expected="folders H_100X_C1, H_100X_C2, L_100X_C1, ...")
     for folder in (part for subset in subsets for part in folders_in(subset / "Images", "leukemia_attri")):
-        coco = _coco(folder.parent.parent / "json_labels" / f"{folder.name}.json")
-        cells = _cells(coco)
+        cells = _cells(folder.parent.parent / "json_labels" / f"{folder.name}.json")
         pictures = pictures_in(folder)
         for missing in sorted(set(cells) - {path.name for path in pictures}):
             yield Remark(f"leukemia_attri: {folder / missing}: has boxes, but is not there")
@@ -177,16 +178,19 @@ def _coco(path: Path) -> dict[str, Any]:
             return dict(coco)
     except OSError as error:
         raise DataError(f"leukemia_attri: no table {path}", got=error.strerror, expected=expected) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise DataError(f"leukemia_attri: {path}: not the published table", expected=expected)
 
 
-def _cells(coco: dict[str, Any]) -> dict[str, list[tuple[str, Box]]]:
-    """Return file name -> (cell type, square around the cell) of every box."""
+def _cells(path: Path) -> dict[str, list[tuple[str, Box]]]:
+    """Return file name -> (cell type, square around the cell) of every box in a COCO file."""
+    coco = _coco(path)
     try:
         names = {image["id"]: image["file_name"] for image in coco["images"]}
         types = {category["id"]: category["name"] for category in coco["categories"]}
+        if wrong := [name for name in (*names.values(), *types.values()) if not isinstance(name, str)]:
+            raise TypeError(f"{wrong[0]} for a name")
         cells: dict[str, list[tuple[str, Box]]] = {}
         for annotation in coco["annotations"]:
             left, top, width, height = annotation["bbox"]
@@ -194,5 +198,5 @@ def _cells(coco: dict[str, Any]) -> dict[str, list[tuple[str, Box]]]:
             box = (round(left + (width - side) / 2), round(top + (height - side) / 2), round(side), round(side))
             cells.setdefault(names[annotation["image_id"]], []).append((types[annotation["category_id"]], box))
         return cells
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError("leukemia_attri: a COCO file that does not fit together", got=repr(error)) from None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"leukemia_attri: {path}: does not fit together", got=repr(error)) from None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from edge_runtime.errors import UsageError
-from edge_runtime.guard import Parser, guarded
+from edge_runtime.guard import Parser, complain, guarded
 
+from .errors import DataError
 from .index import PROTOCOLS
 from .tasks import TASKS
 
@@ -88,17 +88,26 @@ def _index(args: argparse.Namespace) -> None:
 
 
 def _build(args: argparse.Namespace) -> None:
-    from .index import build_index
+    from .index import build_index, seed_of
 
-    task = TASKS[args.task].restricted(args.labels) if args.labels else TASKS[args.task]
+    task = TASKS[args.task]
+    if args.labels:
+        try:
+            task = task.restricted(args.labels)
+        except DataError as error:
+            raise UsageError("--labels", got=error.got, expected=error.expected) from None
+    seed = seed_of(args.out)
     index = build_index(task, args.data, args.out, args.sources, args.limit)
+    if seed is not None:
+        again = f"python -m train split {args.out} --seed {seed}"
+        complain(f"the splits in {args.out} are gone; {again} deals the same pictures out as before", "note")
     _tell("note", index.info["remarks"])
     _tell("left out", index.info["unreadable"])
     _tell("left out, one picture under two labels", index.info["contradictory"])
     _tell("left out", index.info["repeated"])
     examples = index.info["left_out_examples"]
     for name, count in index.info["labels_left_out"].items():
-        print(f"left out: {count} labelled {name}, which is no class here, as {examples[name]}", file=sys.stderr)
+        complain(f"{count} labelled {name}, which is no class here, as {examples[name]}", "left out")
     print(f"{len(index.rows)} pictures, {index.info['exact_duplicates']} exact duplicates dropped -> {args.out}")
     _print_counts(Counter((row.source, row.label) for row in index.rows))
 
@@ -109,9 +118,9 @@ TOLD = 20
 
 def _tell(kind: str, lines: Sequence[str]) -> None:
     for line in lines[:TOLD]:
-        print(f"{kind}: {line}", file=sys.stderr)
+        complain(line, kind)
     if len(lines) > TOLD:
-        print(f"{kind}: and {len(lines) - TOLD} more, all named in index.json", file=sys.stderr)
+        complain(f"and {len(lines) - TOLD} more, all named in index.json", kind)
 
 
 def _describe(args: argparse.Namespace) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_runtime.errors import UsageError
+
 from .errors import DataError
 from .source_readers import Remark, Sample
 from .sources import SOURCES
@@ -54,14 +56,18 @@ def collect(task: Task, data: Path, sources: Sequence[str] | None = None, limit:
         limit: at most so many pictures per source and class, the first by name; for trials.
 
     Raises:
-        DataError: no such folder or source, a layout that is not the published one, or a class without a picture.
+        UsageError: a source that the task does not use, or a limit below 1.
+        DataError: no such folder, a layout that is not the published one, or a class without a picture.
     """
+    if limit is not None and limit < 1:
+        raise UsageError("--limit", got=limit, expected="1 or more")
     found = Collected(_chosen(task, data, sources))
     for source in found.sources:
         taken: Counter[str] = Counter()
-        for sample in SOURCES[source].read(data / source):
+        for item in SOURCES[source].read(data / source):
+            sample = item if isinstance(item, Remark) else _storable(item, source, data)
             if isinstance(sample, Remark):
-                found.remarks.append(sample.text)
+                found.remarks.append(sample.text.encode(errors="backslashreplace").decode())
                 continue
             label = task.class_of(source, sample.raw_label)
             if label is None:
@@ -71,11 +77,32 @@ def collect(task: Task, data: Path, sources: Sequence[str] | None = None, limit:
             elif limit is None or taken[label] < limit:
                 taken[label] += 1
                 found.samples.append((source, sample, label))
-    where = [f"sources {', '.join(found.sources) or 'none'} in {data}", *found.remarks[:HINTS]]
+    where = [_where(task, data, found.sources), *found.remarks[:HINTS]]
     if found.left_out:
         where.append("labels that are no class, as " + ", ".join(f"'{name}'" for name in list(found.left_out)[:HINTS]))
     require_classes(task, {label for _, _, label in found.samples}, "; ".join(where))
     return found
+
+
+def _storable(sample: Sample, source: str, data: Path) -> Sample | Remark:
+    """Return a sample, or why it cannot stand in an index, whose paths are UTF-8 and below the data folder."""
+    if not sample.path.is_relative_to(data):
+        return Remark(f"{source}: {sample.path}: lies outside the data folder")
+    try:
+        f"{sample.path.relative_to(data)} {sample.raw_label} {sample.group}".encode()
+    except UnicodeEncodeError:
+        return Remark(f"{source}: {sample.path}: its name is not UTF-8; rename it")
+    return sample
+
+
+def _where(task: Task, data: Path, chosen: list[str]) -> str:
+    """Say where pictures were looked for: in the chosen sources, or that there was none to choose."""
+    if chosen:
+        return f"sources {', '.join(chosen)} in {data}"
+    usual = [name for name in task.mapping if name not in task.external]
+    there = [name for name in task.external if (data / name).is_dir()]
+    unasked = f"; {', '.join(there)} only where --sources names it" if there else ""
+    return f"none of the folders {', '.join(usual)} in {data}{unasked}"
 
 
 def require_classes(task: Task, held: set[str], where: str) -> None:
@@ -103,8 +130,9 @@ def _chosen(task: Task, data: Path, sources: Sequence[str] | None) -> list[str]:
         raise DataError(f"no folder {data}", expected="a folder with one folder per data set")
     unknown = [name for name in sources or () if name not in task.mapping]
     if unknown:
-        raise DataError(
-            f"task {task.name} does not use {', '.join(unknown)}", expected=f"some of {', '.join(task.mapping)}"
+        raise UsageError(
+            f"--sources: task {task.name} does not use {', '.join(unknown)}",
+            expected=f"some of {', '.join(task.mapping)}",
         )
     usual = (name for name in task.mapping if name not in task.external and (data / name).is_dir())
     chosen = list(dict.fromkeys(sources or usual))

@@ -45,7 +45,7 @@ def format_card(card: dict[str, Any]) -> str:
             )
             if lines
         ),
-        f"near duplicates ({near['bits']} of 256 bits): {near['pairs']} pairs, {near['of_two_classes']} of two classes",
+        _near_duplicates_text(near),
         "colours, mean +- spread between pictures, grey levels (saturation 0..1)\n"
         + columns(
             ["source", "class", "n", *COLOURS],
@@ -98,6 +98,19 @@ def _source_text(name: str, source: dict[str, Any]) -> str:
         f"{name}: {source['title']}\n  {source['pictures']} pictures in {source['groups']} groups{clusters}{boxes}; "
         f"{source['citation']}; {source['licence']}\n"
         f"  sizes, px: {shares(source['sizes_px'])}; formats: {shares(source['formats'])}"
+    )
+
+
+def _near_duplicates_text(near: dict[str, Any]) -> str:
+    named = near["of_two_classes_examples"]
+    more = near["of_two_classes"] - len(named)
+    return "\n".join(
+        [
+            f"near duplicates ({near['bits']} of 256 bits): {near['pairs']} pairs, "
+            f"{near['of_two_classes']} of two classes",
+            *(INDENT + line for line in named),
+            *([f"{INDENT}and {more} more of two classes"] if more else []),
+        ]
     )
 
 

@@ -15,13 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from .groups import CLUSTER, near_duplicate_pairs
-from .index import NEAR_DUPLICATE_BITS, PROTOCOLS, SPLITS, Index
+from .index import NEAR_DUPLICATE_BITS, PROTOCOLS, SPLITS, Index, Row
 
 COLOUR_SAMPLE = 200
 """Pictures measured per source and class: evenly spaced, which gives means to about a grey level."""
 
 FEW_GROUPS = 3
 """A class that rests on fewer groups than this on the test side says little about new patients."""
+
+PAIRS_NAMED = 10
+"""Near-duplicate pairs of two classes that the card names, the nearest first: one of the two labels may be wrong."""
 
 Numbers = npt.NDArray[np.float32]
 
@@ -124,14 +127,23 @@ def _sources(index: Index) -> dict[str, Any]:
 def _near_duplicates(index: Index) -> dict[str, Any]:
     first, second = near_duplicate_pairs([row.phash for row in index.rows])
     pairs = [(index.rows[i], index.rows[j]) for i, j in zip(first.tolist(), second.tolist(), strict=True)]
+    of_two = [(_bits_apart(a, b), a, b) for a, b in pairs if a.label != b.label]
+    of_two.sort(key=lambda pair: pair[0])
     return {
         "bits": NEAR_DUPLICATE_BITS,
         "pairs": len(pairs),
-        "of_two_classes": sum(a.label != b.label for a, b in pairs),
+        "of_two_classes": len(of_two),
+        "of_two_classes_examples": [
+            f"{a.path} ({a.label}), {b.path} ({b.label}): {bits} bits apart" for bits, a, b in of_two[:PAIRS_NAMED]
+        ],
         "across_sides": {
             protocol: sum(getattr(a, protocol) != getattr(b, protocol) for a, b in pairs) for protocol in PROTOCOLS
         },
     }
+
+
+def _bits_apart(a: Row, b: Row) -> int:
+    return (int(a.phash, 16) ^ int(b.phash, 16)).bit_count()
 
 
 def _colours(index: Index) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.files import write_text
+from edge_runtime.files import make_folder, write_text
 from edge_runtime.preprocess import Box
 
 from .collect import collect, require_classes, without_duplicates
@@ -127,7 +128,7 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 
 def write_index(index: Index) -> None:
     """Write ``index.csv`` and ``index.json``, each to a temporary name first."""
-    index.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(index.folder)
     lines = [",".join(COLUMNS)]
     for row in index.rows:
         cells = dataclasses.asdict(row) | {"box": " ".join(map(str, row.box)) if row.box else ""}
@@ -146,38 +147,103 @@ def _quoted(cell: str) -> str:
     return '"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\n\r') else cell
 
 
+FORMAT, VERSION = "leukoscope-index", 1
+
+KINDS: dict[str, type] = {
+    "task": str,
+    "data": str,
+    "sha256": str,
+    "sources": list,
+    "unreadable": list,
+    "contradictory": list,
+    "exact_duplicates": int,
+    "labels_left_out": dict,
+}
+"""What ``index.json`` must hold, whenever it was written; younger keys may be missing."""
+
+
 def read_index(folder: Path) -> Index:
     """Read an index folder.
 
     Raises:
-        DataError: missing, not an index, or of an unknown task or class.
+        DataError: missing, not an index, of another version, of an unknown task or class, or changed by hand.
     """
     try:
         info = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         with (folder / "index.csv").open(newline="", encoding="utf-8") as stream:
-            table = list(csv.DictReader(stream))
-        rows = tuple(
-            Row(**(cells | {"box": tuple(map(int, cells["box"].split())) if cells["box"] else None})) for cells in table
-        )
-        task = TASKS[info["task"]]
-        index = Index(folder, Path(info["data"]), task.restricted(info.get("labels", task.labels)), rows, info)
-        changed = index.sha256 != info["sha256"]
-    except FileNotFoundError as error:
+            head, *table = list(csv.reader(stream)) or [[]]
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
             f"{folder}: no index here",
             got=f"no {Path(error.filename).name}",
             todo="run: python -m train index --task TASK --data FOLDER --out INDEX",
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder}: not an index of this version", got=f"{type(error).__name__} {error}") from None
-    if changed:
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{folder}: not an index", got=error, todo="index again") from None
+    task = _task_of(folder / "index.json", info)
+    if tuple(head) != COLUMNS:
+        raise DataError(
+            f"{folder / 'index.csv'}: not the columns of an index", got=", ".join(head), expected=", ".join(COLUMNS)
+        )
+    rows = tuple(_read_row(f"{folder / 'index.csv'}: row {n}", cells, task) for n, cells in enumerate(table, 1))
+    index = Index(folder, Path(info["data"]), task, rows, info)
+    if index.sha256 != info["sha256"]:
         raise DataError(
             f"{folder}: index.csv is not the one that index.json was written with",
             got=f"sha256 {index.sha256[:12]}",
-            expected=str(info["sha256"])[:12],
+            expected=info["sha256"][:12],
             todo="index again; to change labels, change the data",
         )
     return index
+
+
+def _task_of(path: Path, info: Any) -> Task:
+    """Check what ``index.json`` says and return the task that the index is of."""
+    stated = (info.get("format"), info.get("version")) if isinstance(info, dict) else ("none", "none")
+    if stated != (FORMAT, VERSION):
+        raise DataError(
+            f"{path}: not an index of this version",
+            got="format {}, version {}".format(*stated),
+            expected=f"format {FORMAT}, version {VERSION}",
+            todo="index again",
+        )
+    for key, kind in KINDS.items():
+        if not isinstance(info.get(key), kind):
+            raise DataError(f"{path}: {key}", got=repr(info.get(key)), expected=f"a {kind.__name__}")
+    if info["task"] not in TASKS:
+        raise DataError(f"{path}: no such task", got=info["task"], expected=f"one of {', '.join(TASKS)}")
+    task = TASKS[info["task"]]
+    labels = info.get("labels", list(task.labels))
+    if not isinstance(labels, list) or labels != [label for label in task.labels if label in labels]:
+        raise DataError(f"{path}: labels are not the task's, in its order", got=labels, expected=list(task.labels))
+    return task.restricted(labels)
+
+
+def _read_row(where: str, cells: list[str], task: Task) -> Row:
+    if len(cells) != len(COLUMNS):
+        raise DataError(where, got=f"{len(cells)} cells", expected=len(COLUMNS))
+    named: dict[str, Any] = dict(zip(COLUMNS, cells, strict=True))
+    for column, known in (
+        ("source", tuple(SOURCES)),
+        ("label", task.labels),
+        *((protocol, ("", *SPLITS)) for protocol in PROTOCOLS),
+    ):
+        if named[column] not in known:
+            raise DataError(
+                f"{where}: {column}", got=repr(named[column]), expected=f"one of {', '.join(filter(None, known))}"
+            )
+    for column, form in (("box", r"(-?\d+( -?\d+){3})?"), ("phash", "[0-9a-f]{64}")):
+        if not re.fullmatch(form, named[column], re.ASCII):
+            raise DataError(f"{where}: {column}", got=repr(named[column]))
+    return Row(**named | {"box": tuple(map(int, named["box"].split())) or None})
+
+
+def seed_of(folder: Path) -> int | None:
+    """Return the seed by which the index in a folder was split; None: it was not, or no index can be read there."""
+    try:
+        return read_index(folder).info.get("split_seed")
+    except DataError:
+        return None
 
 
 def build_index(
@@ -196,12 +262,15 @@ def build_index(
         The index, without splits.
 
     Raises:
+        UsageError: as `collect`.
+        OutputError: the folder cannot be made.
         DataError: as `collect`, or not one picture could be read.
     """
     from .groups import assign_groups, perceptual_hashes
     from .pixels import prepare_all
 
     found = collect(task, data, sources, limit)
+    make_folder(folder)  # a place that cannot be written is known before the pictures are read, not after
     prepared = prepare_all([(s.path, s.box, SOURCES[n].central_px) for n, s, _ in found.samples], folder)
     hashes = perceptual_hashes(prepared.pixels)
     rows = [
@@ -214,8 +283,8 @@ def build_index(
     rows = assign_groups([rows[position] for position in kept], pixels)
     counts = Counter((row.source, row.label) for row in rows)
     info: dict[str, Any] = {
-        "format": "leukoscope-index",
-        "version": 1,
+        "format": FORMAT,
+        "version": VERSION,
         "sources": found.sources,
         "counts": {f"{source}: {label}": n for (source, label), n in sorted(counts.items())},
         "labels_left_out": dict(found.left_out),
@@ -225,7 +294,7 @@ def build_index(
         "exact_duplicates": len(repeated),
         "repeated": repeated,
         "contradictory": contradictory,
-    }
+    } | ({} if limit is None else {"limit": limit})
     index = Index(folder, data, task, tuple(rows), info)
     prepared.publish(index, kept)
     write_index(index)

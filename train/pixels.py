@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from edge_runtime.cells import FINDER, central_cell
 from edge_runtime.errors import ImageError
-from edge_runtime.files import temporary_name, write_whole
+from edge_runtime.files import make_folder, temporary_name, write_whole
 from edge_runtime.masks import Mask
 from edge_runtime.preprocess import Box, Pixels, Preprocess, decode, prepare
 from edge_runtime.standardise import standardise
@@ -90,7 +91,7 @@ def prepare_all(
     Raises:
         DataError: not one picture could be read.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     px = preprocess.input_px
     file = temporary_name(folder / f"pixels-{px}.npy")
     array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(max(len(pictures), 1), px, px, 3))
@@ -118,7 +119,7 @@ def _cache_file(index: Index, preprocess: Preprocess = DEFAULT, what: str = "pix
 
 
 def load_pixels(index: Index, preprocess: Preprocess = DEFAULT) -> Pixels:
-    """Return the prepared pixels of all rows, preparing them again where the cache is gone.
+    """Return the prepared pixels of all rows, preparing them again where the cache is gone or damaged.
 
     Returns:
         (N, input_px, input_px, 3) uint8, read-only and memory-mapped; row i belongs to ``index.rows[i]``.
@@ -126,14 +127,28 @@ def load_pixels(index: Index, preprocess: Preprocess = DEFAULT) -> Pixels:
     Raises:
         DataError: a picture of the index has gone or changed.
     """
-    file = _cache_file(index, preprocess)
-    if not file.is_file() and preprocess.standardises:
-        plain = load_pixels(index, preprocess.plain)  # nothing needs to be decoded a second time
-        _write_cache(file, plain, lambda pixels: standardise(pixels, preprocess), "standardise")
-    elif not file.is_file():
-        _prepare_again(index, preprocess)
-    pixels: Pixels = np.load(file, mmap_mode="r")
-    return pixels
+    file, px = _cache_file(index, preprocess), preprocess.input_px
+
+    def make() -> None:
+        if preprocess.standardises:
+            plain = load_pixels(index, preprocess.plain)  # nothing needs to be decoded a second time
+            _write_cache(file, plain, lambda pixels: standardise(pixels, preprocess), "standardise")
+        else:
+            _prepare_again(index, preprocess)
+
+    return _cached(file, (len(index.rows), px, px, 3), np.uint8, make)
+
+
+def _cached(file: Path, shape: tuple[int, ...], dtype: type, make: Callable[[], None]) -> npt.NDArray[Any]:
+    """Open a cache, read-only and memory-mapped; make it first where it is missing or not what it should be."""
+    try:
+        found = np.lib.format.open_memmap(file, mode="r")
+        if found.shape == shape and found.dtype == dtype:
+            return found
+    except (FileNotFoundError, ValueError, TypeError, OverflowError, SyntaxError, TokenError):  # missing; damaged
+        pass
+    make()
+    return np.lib.format.open_memmap(file, mode="r")
 
 
 def _prepare_again(index: Index, preprocess: Preprocess) -> None:
@@ -152,7 +167,7 @@ def _prepare_again(index: Index, preprocess: Preprocess) -> None:
 
 
 def load_cell_masks(index: Index, preprocess: Preprocess = DEFAULT) -> Mask:
-    """Return where the white cell in the middle of each prepared picture is, finding it again where the cache is gone.
+    """Return where the white cell in the middle of each prepared picture is, finding it again where need be.
 
     Args:
         index: of crops.
@@ -161,12 +176,13 @@ def load_cell_masks(index: Index, preprocess: Preprocess = DEFAULT) -> Mask:
     Returns:
         (N, input_px, input_px) bool, read-only and memory-mapped; all false where no cell was found.
     """
-    file = _cache_file(index, preprocess.plain, f"cells{FINDER}")
-    if not file.is_file():
+    file, px = _cache_file(index, preprocess.plain, f"cells{FINDER}"), preprocess.input_px
+
+    def make() -> None:
         plain = load_pixels(index, preprocess.plain)
         _write_cache(file, plain, lambda pixels: central_cell(pixels).cell, "find cells")
-    found: Mask = np.load(file, mmap_mode="r")
-    return found
+
+    return _cached(file, (len(index.rows), px, px), np.bool_, make)
 
 
 def _write_cache(file: Path, pixels: Pixels, change: Callable[[Pixels], npt.NDArray[Any]], title: str) -> None:

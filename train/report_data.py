@@ -27,6 +27,7 @@ def data_sections(card: dict[str, Any], runs: Sequence[str]) -> list[Section]:
         f"normalised mutual information {found['normalised_mutual_information']:.3f}.",
         f"Near duplicates ({near['bits']} of 256 bits of a perceptual hash): {near['pairs']} pairs, "
         f"{near['of_two_classes']} of two classes.",
+        *(f"Of two classes: {line}." for line in near["of_two_classes_examples"]),
     ]
     blocks: list[Block] = [Text(opening)]
     if card["warnings"]:

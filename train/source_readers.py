@@ -11,10 +11,12 @@ boxes or masks.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from edge_runtime.preprocess import PICTURE_SUFFIXES, Box
 
@@ -54,9 +56,41 @@ class Remark:
 Found = Iterator[Sample | Remark]
 
 
+def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Go through a folder and all below it, through links to folders too, but not round in circles.
+
+    Yields:
+        Every folder and the names of the files in it.
+
+    Raises:
+        DataError: a folder cannot be listed: what is in it would be missing without a word.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise DataError(
+            f"{error.filename}: cannot be listed",
+            got=error.strerror,
+            todo="make it readable, or move it out of the data folder",
+        ) from None
+
+    for name, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        where = Path(name)
+        for link in [inner for inner in folders if (where / inner).is_symlink()]:
+            target = os.path.realpath(where / link)
+            if target in map(os.path.realpath, (where, *where.absolute().parents)):
+                folders.remove(link)
+        yield where, files
+
+
 def pictures_in(folder: Path) -> list[Path]:
-    """Return the picture files in a folder and those below it, in order."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+    """Return the picture files in a folder and those below it, in order.
+
+    Raises:
+        DataError: as `walk`.
+    """
+    return sorted(
+        where / name for where, names in walk(folder) for name in names if Path(name).suffix.lower() in PICTURE_SUFFIXES
+    )
 
 
 def existing(folder: Path, source: str) -> Path:

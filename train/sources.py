@@ -2,7 +2,8 @@
 
 A row names a data set's reader, what must be known to prepare its pictures, and its authors' terms. The readers are in
 `train.source_readers` and `train.annotation_readers`; what their labels mean is for `train.tasks` to say. A new source
-is a reader and a row.
+is a reader and a row. `bccd` is in no task: its boxes tell white cells from red ones and platelets, but not the types
+of white cells apart; ``benchmarks.cell_finder`` judges the finder of cells by them.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ SOURCES: dict[str, Source] = {
         ),
         Source(
             "bccd",
-            "BCCD: blood cell count and detection, fields with boxes",
+            "BCCD: blood cell count and detection, fields with boxes of cells without types; in no task",
             annotation_readers.read_bccd,
             None,
             None,

@@ -110,6 +110,27 @@ def test_near_duplicates_and_torn_groups_are_counted(tmp_path: Path) -> None:
     assert card["splits"]["grouped"]["sides"]["train"]["pictures_per_group"]["median"] == 2
 
 
+def test_near_duplicates_of_two_classes_are_named_nearest_first(tmp_path: Path) -> None:
+    data = tmp_path / "data" / "folder"
+    for n in range(12):
+        tiles = np.random.default_rng(n).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        picture = Image.fromarray(tiles).resize((64, 64), Image.Resampling.NEAREST)
+        for label in ("blast", "other"):
+            (data / label).mkdir(parents=True, exist_ok=True)
+            quality = {"quality": 30} if (n, label) == (0, "blast") else {}
+            picture.save(data / label / f"{label}-{n:02d}.{'jpg' if quality else 'png'}",
+                         **quality, **({"compress_level": 0} if label == "other" else {}))  # fmt: skip
+    card = describe(build_index(TASKS["blast"], data.parent, tmp_path / "index"))
+    near = card["near_duplicates"]
+    assert near["of_two_classes"] == 12, "the same pixels in other bytes"
+    assert len(near["of_two_classes_examples"]) == 10
+    line = "folder/blast/blast-01.png (blast), folder/other/other-01.png (other): 0 bits apart"
+    assert near["of_two_classes_examples"][0] == line
+    text = format_card(card).splitlines()
+    place = text.index("near duplicates (30 of 256 bits): 12 pairs, 12 of two classes")
+    assert text[place + 1] == f"  {line}" and text[place + 11] == "  and 2 more of two classes"
+
+
 def test_what_was_left_out_is_on_the_card(confounded: Index, tmp_path: Path) -> None:
     root = confounded.data / "folder"
     (root / "all" / "P9" / "broken.png").write_bytes(b"")

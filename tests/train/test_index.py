@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edge_runtime.errors import UsageError
 from train.cli import main
 from train.errors import DataError
-from train.index import PROTOCOLS, SPLITS, build_index, read_index
+from train.index import PROTOCOLS, SPLITS, Index, build_index, read_index
 from train.pixels import load_pixels, prepare_picture
 from train.render import render_field
 from train.split import split_index
@@ -107,12 +109,109 @@ def test_missing_classes_sources_and_folders_are_named(taleqani: Path, tmp_path:
         path.unlink()
     with pytest.raises(DataError, match=r"no pictures of Pro: .*--labels Benign Early Pre"):
         build_index(SUBTYPES, taleqani, tmp_path / "index")
-    with pytest.raises(DataError, match="does not use pbc"):
-        build_index(SUBTYPES, taleqani, tmp_path / "index", ["pbc"])
     with pytest.raises(DataError, match="no folder"):
         build_index(SUBTYPES, tmp_path / "nowhere", tmp_path / "index")
     with pytest.raises(DataError, match="python -m train index"):
         read_index(tmp_path / "nothing")
+
+
+def test_the_folders_of_sources_that_are_not_there_are_named(taleqani: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no pictures of Benign.*: got none of the folders taleqani, folder, rend"):
+        build_index(SUBTYPES, taleqani / "taleqani", tmp_path / "index")
+    with pytest.raises(DataError, match=r"none of the folders .*; segmentation_wbc only where --sources names it"):
+        (tmp_path / "cells" / "segmentation_wbc").mkdir(parents=True)
+        build_index(TASKS["blood-cells"], tmp_path / "cells", tmp_path / "index")
+
+
+@pytest.mark.parametrize(("options", "what"), [
+    (["--sources", "nosuch"], "does not use nosuch, expected some of taleqani, folder, rendered"),
+    (["--sources", "taleqani", "bccd"], "does not use bccd, expected some of taleqani, folder, rendered"),
+    (["--labels", "Pre", "Por"], "--labels: got Por, expected two or more of Benign, Early, Pre, Pro"),
+    (["--labels", "Pre"], "--labels: got Pre, expected two or more of Benign, Early, Pre, Pro"),
+    (["--limit", "0"], "--limit: got 0, expected 1 or more"),
+    (["--limit", "-3"], "--limit: got -3, expected 1 or more"),
+])  # fmt: skip
+def test_options_that_mean_nothing_are_usage(
+    options: list[str], what: str, taleqani: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--data", str(taleqani), "--out", str(tmp_path / "index")]
+    assert main(["index", "--task", "all-subtypes", *places, *options]) == 2
+    told = capsys.readouterr().err
+    assert what.replace(", expected some", ": expected some") in told and told.count("\n") == 1
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_place_that_cannot_be_written_is_known_before_pictures_are_read(
+    taleqani: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("train.pixels.prepare_all", lambda *_: pytest.fail("pictures are read"))
+    (tmp_path / "file").write_text("not a folder")
+    for out in (tmp_path / "file", tmp_path / "file" / "index"):
+        assert main(["index", "--task", "all-subtypes", "--data", str(taleqani), "--out", str(out)]) == 1
+        told = capsys.readouterr().err
+        assert told.startswith(f"error: {out}: cannot be made") and told.count("\n") == 1
+
+
+def test_a_limit_is_recorded_where_there_is_one(taleqani: Path, tmp_path: Path) -> None:
+    assert "limit" not in build_index(SUBTYPES, taleqani, tmp_path / "all").info
+    build_index(SUBTYPES, taleqani, tmp_path / "some", limit=3)
+    again = read_index(tmp_path / "some")
+    assert again.info["limit"] == 3 and len(again.rows) == 12
+
+
+def test_indexing_again_says_how_the_splits_come_back(
+    rendered_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "index"
+    options = ["index", "--task", "all-subtypes", "--data", str(rendered_data), "--out", str(out), "--limit", "10"]
+    assert main(options) == 0
+    assert main(options) == 0
+    assert capsys.readouterr().err == "", "there were none yet"
+    assert main(["split", str(out), "--seed", "7"]) == 0
+    before = read_index(out).sha256
+    assert main(options) == 0
+    assert f"note: the splits in {out} are gone; python -m train split {out} --seed 7" in capsys.readouterr().err
+    assert main(["split", str(out), "--seed", "7"]) == 0
+    assert read_index(out).sha256 == before
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"version": 2}, "not an index of this version: got format leukoscope-index, version 2, expected .* version 1"),
+    ({"format": None}, "not an index of this version: got format None"),
+    ({"task": "subtypes"}, "no such task: got subtypes, expected one of all-subtypes"),
+    ({"labels": ["Pro", "Benign"]}, "labels are not the task's, in its order"),
+    ({"labels": 4}, "labels are not the task's"),
+    ({"data": None}, "index.json: data: got None, expected a str"),
+    ({"unreadable": "none"}, "index.json: unreadable: got 'none', expected a list"),
+    (None, "not an index of this version"),
+])  # fmt: skip
+def test_an_index_json_that_is_none_says_why(change: object, says: str, taleqani: Path, tmp_path: Path) -> None:
+    path = build_index(SUBTYPES, taleqani, tmp_path / "index").folder / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change if isinstance(change, dict) else []))
+    with pytest.raises(DataError, match=says) as caught:
+        read_index(path.parent)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(("old", "new", "says"), [
+    (",phash,", ",", "not the columns of an index: got path, box, .*, expected path, .*phash"),
+    ("path,box,", "box,path,", "not the columns of an index"),
+    (",Early,Early,", ",Early,Earl,", "row 6: label: got 'Earl', expected one of Benign, Early, Pre, Pro"),
+    ("taleqani,Pro,", "tal,Pro,", "row 16: source: got 'tal', expected one of taleqani"),
+    (",,\n", ",,test1\n", "row 1: grouped: got 'test1', expected one of train, val, test"),
+    (",,taleqani,", ",1 2 3,taleqani,", "row 1: box: got '1 2 3'"),
+    (",,\n", ",\n", "row 1: got 10 cells, expected 11"),
+    ("path,", "\0\udcff", "not an index"),
+])  # fmt: skip
+def test_an_index_csv_that_is_none_says_why(old: str, new: str, says: str, taleqani: Path, tmp_path: Path) -> None:
+    path = build_index(SUBTYPES, taleqani, tmp_path / "index").folder / "index.csv"
+    path.write_text(path.read_text().replace(old, new, 1), errors="surrogateescape")
+    with pytest.raises(DataError, match=says) as caught:
+        read_index(path.parent)
+    assert str(path.parent) in str(caught.value)
+    path.write_text("")
+    with pytest.raises(DataError, match="not the columns"):
+        read_index(path.parent)
 
 
 def test_a_class_whose_pictures_are_all_damaged_is_missing(taleqani: Path, tmp_path: Path) -> None:
@@ -138,7 +237,7 @@ def test_an_index_from_before_classes_could_be_chosen_is_read(taleqani: Path, tm
     path.write_text(json.dumps({key: value for key, value in info.items() if key != "labels"}))
     assert read_index(tmp_path / "index").task == SUBTYPES
     path.write_text(json.dumps(info | {"labels": ["Benign", "Pros"]}))
-    with pytest.raises(DataError, match="got Pros"):
+    with pytest.raises(DataError, match=r"got .*Pros"):
         read_index(tmp_path / "index")
 
 
@@ -194,10 +293,33 @@ def test_splits_keep_groups_whole_and_classes_everywhere(rendered_index: Path) -
     split_index(index, seed=0)
 
 
-def test_too_few_groups_are_refused(taleqani: Path, tmp_path: Path) -> None:
-    import dataclasses
+def test_too_few_pictures_or_groups_are_named(
+    taleqani: Path, rendered_index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (taleqani / "taleqani" / "Original" / "Pro" / "WBC-Pro-000.jpg").unlink()
+    few = build_index(SUBTYPES, taleqani, tmp_path / "index")
+    with pytest.raises(DataError, match=r"stratified protocol: cannot be dealt out: got Pro from taleqani in 4 pict"
+                                        r"ures of . group\(s\), expected as a rule 10 pictures .* Pro"):  # fmt: skip
+        split_index(few, seed=0)
+    many = dataclasses.replace(read_index(rendered_index), folder=tmp_path / "never")
 
-    index = build_index(SUBTYPES, taleqani, tmp_path / "index")
-    torn = dataclasses.replace(index, rows=tuple(dataclasses.replace(r, group=f"g{r.label}") for r in index.rows))
-    with pytest.raises(DataError, match=r"too few groups|would hold no"):
-        split_index(torn, seed=0)
+    def held_together(*labels: str) -> Index:
+        rows = (
+            dataclasses.replace(row, group=row.label if row.label in labels else f"alone-{n}")
+            for n, row in enumerate(many.rows)
+        )
+        return dataclasses.replace(many, rows=tuple(rows))
+
+    with pytest.raises(DataError, match=r"grouped protocol: cannot be dealt out: got Benign from rendered in 30 "
+                                        r"pictures of 1 group\(s\), expected as a rule 8 groups or more"):  # fmt: skip
+        split_index(held_together(*SUBTYPES.labels), seed=0)
+    with pytest.raises(DataError, match=r"grouped protocol: the (train|val|test) side would hold no Pre: got Pre from "
+                                        r"rendered in 30 pictures of 1 group\(s\)"):  # fmt: skip
+        split_index(held_together("Pre"), seed=0)
+    assert not (tmp_path / "never").exists() and "n_splits" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_is_none_is_usage(seed: int, rendered_index: Path) -> None:
+    with pytest.raises(UsageError, match="--seed: got"):
+        split_index(read_index(rendered_index), seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,35 @@ def test_masks_are_those_of_the_pixels_as_they_came(index: Index) -> None:
     for found, pixels in zip(masks, load_pixels(index), strict=True):
         assert np.array_equal(found, central_cell(np.array(pixels)).cell)
     assert masks.any(axis=(1, 2)).all()
+
+
+def _short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def _other(file: Path) -> None:
+    np.save(file, np.zeros((3, 224, 224, 3), dtype=np.uint8))
+
+
+def _floats(file: Path) -> None:
+    np.save(file, np.load(file).astype(np.float32))
+
+
+def _header(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b"'descr'", b"'descr(", 1))
+
+
+@pytest.mark.parametrize("damage", [_short, _other, _floats, _header, lambda file: file.write_bytes(b"")])
+def test_a_damaged_cache_is_made_again(damage: Callable[[Path], object], index: Index) -> None:
+    neutral = Preprocess(224, background="neutral-cell")
+    plain, changed, masks = (np.array(found) for found in (
+        load_pixels(index), load_pixels(index, neutral), load_cell_masks(index),
+    ))  # fmt: skip
+    for file in index.folder.glob("*.npy"):
+        damage(file)
+    assert np.array_equal(load_pixels(index, neutral), changed)
+    assert np.array_equal(load_pixels(index), plain) and load_pixels(index).dtype == np.uint8
+    assert np.array_equal(load_cell_masks(index), masks)
 
 
 def stated(info: dict[str, object]) -> Preprocess:

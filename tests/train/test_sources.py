@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from train.cli import main
+from train.collect import collect
 from train.errors import DataError
 from train.index import build_index, read_index
-from train.source_readers import Remark, Sample
+from train.source_readers import Remark, Sample, pictures_in
 from train.sources import SOURCES
 from train.tasks import TASKS
 
@@ -373,22 +375,111 @@ def test_leukemia_attri_boxes_are_squares_around_the_cell(tmp_path: Path) -> Non
     assert {sample.box for sample in samples if sample.box} == {(14, 25, 20, 20)}  # of (20, 30, 8, 10), twice as large
     assert [remark for remark in remarks if "field.png: its name has no patient" in remark]
     assert [remark for remark in remarks if "5_1_1000_CLL.png: has boxes, but is not there" in remark]
+
+
+@pytest.mark.parametrize(("key", "entry"), [
+    ("annotations", {"image_id": 41, "category_id": 99, "bbox": [1, 1, 1, 1]}),
+    ("annotations", {"image_id": 41, "category_id": 1, "bbox": [1, 1, float("inf"), 1]}),
+    ("annotations", {"image_id": 41, "category_id": 1, "bbox": [1, 1, 1]}),
+    ("annotations", "a box"),
+    ("images", {"id": 77, "file_name": 5}),
+    ("images", ["id", "file_name"]),
+    ("categories", {"id": 2, "name": None}),
+    ("categories", {"id": [2], "name": "blast"}),
+])  # fmt: skip
+def test_a_coco_file_that_does_not_fit_together_is_named(key: str, entry: object, tmp_path: Path) -> None:
+    write_leukemia_attri(tmp_path)
     table = tmp_path / "H_100X_C1/json_labels/train.json"
     coco = json.loads(table.read_text())
-    coco["annotations"][0]["category_id"] = 99
+    coco[key].append(entry)
     table.write_text(json.dumps(coco))
-    with pytest.raises(DataError, match="does not fit together"):
+    with pytest.raises(DataError, match="does not fit together") as caught:
         read("leukemia_attri", tmp_path)
+    assert str(table) in str(caught.value)
 
 
-def test_a_damaged_voc_annotation_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [
+    "<annotation><object>",
+    "<annotation><object><name>WBC</name></object></annotation>",
+    "<?xml version='1.0' encoding='martian'?><annotation/>",
+    "<?xml version='1.0' encoding='utf-7'?><annotation/>",
+    *(
+        f"<annotation><object><name>WBC</name><bndbox><xmin>{number}</xmin><ymin>6</ymin><xmax>15</xmax>"
+        "<ymax>22</ymax></bndbox></object></annotation>"
+        for number in ("inf", "nan", "five")
+    ),
+])  # fmt: skip
+def test_a_damaged_voc_annotation_is_named(text: str, tmp_path: Path) -> None:
     write_bccd(tmp_path)
-    folder = tmp_path / "BCCD/Annotations"
-    (folder / "B_2.xml").write_text("<annotation><object>")
-    (folder / "B_3.xml").write_text("<annotation><object><name>WBC</name></object></annotation>")
-    samples, remarks = read("bccd", tmp_path)
+    (tmp_path / "BCCD/Annotations/B_2.xml").write_text(text)
+    samples, (remark,) = read("bccd", tmp_path)
     assert [sample.box for sample in samples] == [(5, 6, 10, 16)] * 2
-    assert ["B_2.xml" in remarks[0], "B_3.xml" in remarks[1]] == [True, True]
+    assert "B_2.xml: not a VOC annotation" in remark
+
+
+# ------------------------------------------------------------------------------------------------ odd folders
+
+
+def test_pictures_behind_links_are_read_and_circles_are_not_run_in(tmp_path: Path) -> None:
+    draw(tmp_path / "elsewhere/deep/b.png")
+    folder = tmp_path / "set/Early"
+    draw(folder / "c.png")
+    draw(folder / "B/a.png")
+    (folder / "a").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    for place, target in (("self", folder), ("B/up", tmp_path / "set")):
+        (folder / place).symlink_to(target, target_is_directory=True)
+    (tmp_path / "elsewhere/back").symlink_to(folder, target_is_directory=True)
+    found = [path.relative_to(folder).as_posix() for path in pictures_in(folder)]
+    assert found == ["B/a.png", "a/deep/b.png", "c.png"], "in the order of their whole paths"
+
+
+def test_a_folder_that_cannot_be_listed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, scandir = tmp_path / "data", os.scandir
+    MINIATURES["taleqani"].write(data / "taleqani")
+    closed = data / "taleqani/Original/Early/closed"
+    draw(closed / "a.jpg")
+
+    def refuse(path: str) -> object:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # tests may run as root, whom no mode keeps out
+    options = ["--data", str(data), "--out", str(tmp_path / "index"), "--labels", "Benign", "Early"]
+    assert main(["index", "--task", "all-subtypes", *options]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {closed}: cannot be listed: got Permission denied") and told.count("\n") == 1
+
+
+def test_names_that_are_not_utf8_are_left_out_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, root = tmp_path / "data", tmp_path / "data/folder"
+    write_folder(root)
+    try:
+        for odd in (b"cml/odd-\xff.jpg", b"cml/patient-\xfe/1.jpg", b"class-\xfd/1.jpg"):
+            path = Path(os.fsdecode(os.path.join(os.fsencode(root), odd)))
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes((root / "cml/scan 1.jpg").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    options = ["--data", str(data), "--out", str(tmp_path / "index"), "--labels", "CML", "Healthy"]
+    assert main(["index", "--task", "leukemia", *options]) == 0
+    told = capsys.readouterr().err.splitlines()
+    for name in (r"odd-\udcff.jpg", r"patient-\udcfe/1.jpg", r"class-\udcfd/1.jpg"):
+        assert any(line.startswith("note: ") and f"{name}: its name is not UTF-8" in line for line in told)
+    index = read_index(tmp_path / "index")
+    assert len(index.rows) == 6 and len(index.info["remarks"]) == 3
+
+
+def test_a_table_cannot_lead_out_of_the_data_folder(tmp_path: Path) -> None:
+    root = tmp_path / "data/segmentation_wbc"
+    write_segmentation_wbc(root)
+    table = root / "Class Labels of Dataset 2.csv"
+    table.write_text(table.read_text(encoding="utf-8-sig") + f"{tmp_path / 'other'},4\n")
+    task = TASKS["blood-cells"].restricted(["eosinophil", "basophil"])
+    found = collect(task, tmp_path / "data", ["segmentation_wbc"])
+    assert found.remarks == [f"segmentation_wbc: {tmp_path / 'other.jpg'}: lies outside the data folder"]
 
 
 def test_a_picture_outside_the_class_folders_is_named(tmp_path: Path) -> None:

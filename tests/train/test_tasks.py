@@ -32,6 +32,11 @@ def test_mappings_lead_from_known_sources_to_the_tasks_classes(task: Task) -> No
     assert task.class_of("rendered", "no such class") is None
 
 
+def test_every_source_but_one_without_cell_types_is_in_a_task() -> None:
+    assert set(SOURCES) - {source for task in TASKS.values() for source in task.mapping} == {"bccd"}
+    assert "in no task" in SOURCES["bccd"].title
+
+
 def test_blast_asks_of_the_same_labels_what_blood_cells_knows() -> None:
     cells, blast = TASKS["blood-cells"], TASKS["blast"]
     for source in ("deepapl", "lmu", "pbc", "raabin", "segmentation_wbc"):
