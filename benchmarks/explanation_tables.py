@@ -24,8 +24,10 @@ def localisation_table() -> str:
     parts = []
     for name, title in SETS.items():
         rows = []
-        for model in ("fp32", "INT8"):
+        for model in [key.removeprefix(f"{name}, ") for key in found if key.startswith(f"{name}, ")]:
             for way, row in found[f"{name}, {model}"].items():
+                if way in _BASELINES and model != "fp32":
+                    continue  # they stand there once
                 cells = [interval_text(row[key], 2) for key in ("pointing", "top_share")]
                 cells += [interval_text(row.get("beats_darkness"), 2)]
                 cells += [interval_text(row[key], 2) for key in ("nucleus_top_share", "heat_share")]

@@ -34,6 +34,7 @@ from edge_runtime.guard import guarded
 from edge_runtime.heatmap import Placement, heatmap
 from edge_runtime.preprocess import Pixels, Preprocess
 from train.attribution import BASELINES, METHODS, Heat, Question
+from train.backbones import BACKBONES
 from train.explained import RANDOMISED, Masked, interval, measure_ways, sanity, spoilt_title
 from train.faithfulness import agreement, moved, randomised
 from train.geometry import placement
@@ -70,11 +71,13 @@ class Model:
         answer: (px, px, 3) uint8 -> logits (K,) and class map (h, w, K).
         placement: where the class map's cells lie in the picture.
         network: behind it, where there is one to differentiate.
+        inner_layer: of the network, to ask Grad-CAM and HiResCAM at; "": they are not asked.
     """
 
     answer: Callable[[Pixels], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
     placement: Placement
     network: SelfExplaining | None = None
+    inner_layer: str = ""
 
     def explain(self, pixels: Pixels, k: int) -> Heat:
         """Return the heatmap of class `k`, laid over the picture."""
@@ -217,10 +220,10 @@ def ways_of(model: Model, fine: Model | None, k: int, with_slow: bool) -> dict[s
         "class map, 4 shifted passes": lambda pixels: shifted.explain(pixels, k),
     }
     if (network := model.network) is not None:
-        for name in ("gradcam", "hirescam"):
+        for name in ("gradcam", "hirescam") if model.inner_layer else ():
             method = METHODS[name]
             ways[f"{method.title}, 14 x 14"] = lambda pixels, explain=method.explain: explain(
-                Question(network, pixels, k, INNER_LAYER)
+                Question(network, pixels, k, model.inner_layer)
             )
         for method in (*BASELINES.values(), *(METHODS[name] for name in SLOW if with_slow)):
             ways[method.title] = lambda pixels, explain=method.explain: explain(Question(network, pixels, k))
@@ -239,7 +242,7 @@ def measure_model(model: Model, pictures: Sequence[Masked], slow: int, title: st
         title: of the progress bar.
     """
     fine = None
-    if model.network is not None:
+    if model.network is not None and model.inner_layer == INNER_LAYER:
         fine = torch_model(output_stride_16(model.network), model.placement.input_px)
     return measure_ways(
         model.network,
@@ -363,17 +366,25 @@ def cost(network: SelfExplaining, bundle: str, pixels: Pixels, rounds: int) -> d
     return found
 
 
-def measure(data: Path, index_folder: Path | None, slow: int, rounds: int) -> Iterator[tuple[str, Any]]:
+def measure(
+    data: Path, index_folder: Path | None, beside: Sequence[Path], slow: int, rounds: int
+) -> Iterator[tuple[str, Any]]:
     """Measure everything; yield the parts as they are done."""
     yield "machine", machine()
     cells, fields = (read_run(ROOT / "references" / name) for name in ("blood-cells", "all-subtypes"))
-    full, full_fields = (torch_model(run.network, run.input_px) for run in (cells, fields))
+    full, full_fields = (
+        dataclasses.replace(torch_model(run.network, run.input_px), inner_layer=INNER_LAYER) for run in (cells, fields)
+    )
     device = bundle_model("blood-cells", full.placement)
     expert, rendered = expert_cells(data, cells.input_px), rendered_cells(12, cells.input_px)
     yield "expert masks, fp32", measure_model(full, expert, slow, "expert masks, fp32")
     yield "expert masks, INT8", measure_model(device, expert, 0, "expert masks, INT8")
     yield "rendered masks, fp32", measure_model(full, rendered, 0, "rendered masks, fp32")
     yield "rendered masks, INT8", measure_model(device, rendered, 0, "rendered masks, INT8")
+    for other in map(read_run, beside):
+        title = f"expert masks, {BACKBONES[other.backbone].title}, {other.input_px} px"
+        model = torch_model(other.network, other.input_px)
+        yield title, measure_model(model, expert_cells(data, other.input_px), 0, title)
     weak = threshold_fields(data, fields.input_px)
     device_fields = bundle_model("all-subtypes", full_fields.placement)
     yield "threshold masks, fp32", measure_model(full_fields, weak[:60], 0, "threshold masks, fp32")
@@ -394,6 +405,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.explanations", description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA, help=f"the data sets' folder (default {DATA.name})")
     parser.add_argument("--index", type=Path, metavar="INDEX", help="of the blood-cells reference: for shuffled labels")
+    parser.add_argument("--beside", nargs="+", type=Path, default=[], metavar="RUN", help="other blood-cells networks")
     parser.add_argument("--slow", type=int, default=24, metavar="N", help="pictures for the slow methods (default 24)")
     parser.add_argument("--rounds", type=int, default=200, help="of the timing (default 200)")
     parser.set_defaults(run=_run)
@@ -402,7 +414,7 @@ def main() -> int:
 
 def _run(args: argparse.Namespace) -> None:
     found: dict[str, Any] = {}
-    for name, part in measure(args.data, args.index, args.slow, args.rounds):
+    for name, part in measure(args.data, args.index, args.beside, args.slow, args.rounds):
         found[name] = part
         sys.stderr.write(f"{name}: done\n")
     write_text(RESULTS, json.dumps(found, indent=1) + "\n")
