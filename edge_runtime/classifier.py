@@ -24,7 +24,7 @@ from .bundle import Bundle, open_bundle
 from .engines import Engine, open_engine
 from .errors import UsageError
 from .heatmap import Placement, heatmap
-from .preprocess import Pixels, Preprocess, decode, from_array, from_picture, prepare
+from .preprocess import Pixels, Preprocess, decode, from_array, from_picture, prepare, standardised
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,6 +52,8 @@ class Prediction:
         heatmap: (h, w) float32, 0..1, of the predicted label.
         placement: of the class map's and heatmap's cells in the picture.
         pixels: (input_px, input_px, 3) uint8 RGB, what the model saw; heatmap and class map lie over it.
+        plain: the same as they came, before standardisation (`pixels` itself where the bundle asks for none): cells can
+            be found in these only. None where only standardised ones were given.
         flags: operating point -> answer.
         timings_ms: "decode", "prepare", "infer" and "total", milliseconds.
         bundle_id: of the bundle that answered.
@@ -66,6 +68,7 @@ class Prediction:
     heatmap: npt.NDArray[np.float32]
     placement: Placement
     pixels: Pixels
+    plain: Pixels | None
     flags: dict[str, Flag]
     timings_ms: dict[str, float]
     bundle_id: str
@@ -148,16 +151,19 @@ class Classifier:
         else:
             picture = from_picture(image, name or "picture")
         decoded = time.perf_counter()
-        pixels = prepare(picture, self.preprocess)
+        plain = prepare(picture, self.preprocess.plain)
+        pixels = standardised(plain, self.preprocess)
         del picture  # its memory is needed for the inference
-        return self._answer(pixels, start, decoded, time.perf_counter())
+        return self._answer(pixels, plain, start, decoded, time.perf_counter())
 
     def classify_pixels(self, pixels: Pixels) -> Prediction:
         """Classify pixels that `preprocess.prepare` made: (input_px, input_px, 3) uint8 RGB, taken as they are."""
         start = time.perf_counter()
-        return self._answer(pixels, start, start, start)
+        return self._answer(pixels, None if self.preprocess.standardises else pixels, start, start, start)
 
-    def _answer(self, pixels: Pixels, start: float, decoded: float, prepared: float) -> Prediction:
+    def _answer(
+        self, pixels: Pixels, plain: Pixels | None, start: float, decoded: float, prepared: float
+    ) -> Prediction:
         logits, class_map = self.engine.run(pixels)
         inferred = time.perf_counter()
         manifest = self.bundle.manifest
@@ -180,6 +186,7 @@ class Classifier:
             shown,
             Placement(io.map_first_px, io.map_step_px, io.input_px),
             pixels,
+            plain,
             flags,
             {name: 1000.0 * seconds for name, seconds in moments.items()},
             self.bundle.id,

@@ -14,10 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .classifier import Prediction
-from .standardise import KEPT
-
-LEVEL = 0.5
-"""Of the heatmap's peak: what lies above is inside the contour and the box."""
+from .heatmap import LEVEL, hot
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +25,10 @@ class Explanation:
         runner_up: the second most probable label.
         contrast: (h, w) float32, -1..1: evidence for the answer less that for the runner-up, scaled to a largest
             absolute value of 1; all zeros where they are equal.
-        inside_cell: share of the heat on white cells, 0..1; None where no cell was found or there is no heat.
+        inside_cell: share of the heat on white cells, 0..1; None where no cell was found or there is no heat, and
+            where the prediction does not hold its pixels as they came.
         centroid: (x, y) of the heat; None where there is none.
-        box: (left, top, width, height) around all heat above `LEVEL`; None where there is none.
+        box: (left, top, width, height) around all heat that reaches `LEVEL`; None where there is none.
     """
 
     runner_up: str
@@ -62,7 +60,10 @@ def explain(prediction: Prediction, kind: str) -> Explanation:
         prediction: the answer.
         kind: of its picture, as the manifest's task has it: "cell" or "field".
     """
-    second, first = np.argsort(prediction.logits, kind="stable")[-2:]
+    from .standardise import KEPT  # nobody else who reads explanations needs to find cells
+
+    first = int(np.argmax(prediction.logits))  # of equals the first, as the classifier has it
+    second = int(np.argmax(np.where(np.arange(len(prediction.logits)) == first, -np.inf, prediction.logits)))
     labels = list(prediction.probabilities)
     difference = prediction.class_map[..., first] - prediction.class_map[..., second]
     largest = np.abs(difference).max()
@@ -72,11 +73,11 @@ def explain(prediction: Prediction, kind: str) -> Explanation:
     total = heat.sum()
     if total == 0:
         return Explanation(labels[second], contrast, None, None, None)
-    cells = KEPT[f"neutral-{kind}"](prediction.pixels)
+    cells = None if prediction.plain is None else KEPT[f"neutral-{kind}"](prediction.plain)
     inside = float(heat[cells].sum() / total) if cells is not None and cells.any() else None
     places = (np.arange(side) + 0.5) / side
     centroid = (float(heat.sum(0) @ places / total), float(heat.sum(1) @ places / total))
-    above = heat > LEVEL * heat.max()  # interpolation may take the peak below 1
-    columns, rows = np.flatnonzero(above.any(0)), np.flatnonzero(above.any(1))
+    inner = hot(heat)
+    columns, rows = np.flatnonzero(inner.any(0)), np.flatnonzero(inner.any(1))
     left, top, right, bottom = (int(edge) / side for edge in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
     return Explanation(labels[second], contrast, inside, centroid, (left, top, right - left, bottom - top))

@@ -7,9 +7,13 @@ The logits are the spatial mean of the class map, so ReLU of one class's map is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+LEVEL = 0.5
+"""Of the heatmap's peak: what reaches it is inside the contour and the box."""
 
 
 def heatmap(class_map: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.float32]:
@@ -25,6 +29,12 @@ def heatmap(class_map: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.float3
     positive = np.maximum(class_map[..., k], np.float32(0)).astype(np.float32)
     peak = positive.max(initial=np.float32(0))
     return np.asarray(positive / peak if peak > 0 else positive, dtype=np.float32)
+
+
+def hot(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
+    """Say where values reach `LEVEL` of their peak: (...) float, 0 or more -> (...) bool, nowhere where all are 0."""
+    found: npt.NDArray[np.bool_] = (values >= LEVEL * values.max()) & (values > 0)
+    return found
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,12 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from .classifier import Prediction
 from .errors import OutputError
-from .explanation import LEVEL, Explanation
 from .files import write_whole
+from .heatmap import LEVEL, hot
 from .report import NOTE
+
+if TYPE_CHECKING:
+    from .explanation import Explanation
 
 SIDE_PX = 448
 _GAP_PX, _BAR_PX, _LINE_PX = 8, 16, 22
@@ -68,17 +72,16 @@ def write_line(draw: ImageDraw.ImageDraw, place: tuple[int, int], line: str, siz
     draw.text(place, line.encode("latin-1", "replace").decode("latin-1") if latin else line, fill="black", font=font)
 
 
-def contour(values: npt.NDArray[np.float32], level: float = LEVEL) -> npt.NDArray[np.bool_]:
-    """Return the rim, one pixel wide, of where values reach a share of their peak; the picture's own edge is none.
+def contour(values: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Return the rim, one pixel wide, of where values are `hot`; the picture's own edge is none.
 
     Args:
         values: (H, W) float32, 0 or more.
-        level: of the peak, 0..1.
 
     Returns:
         (H, W) bool.
     """
-    inside = (values >= level * values.max()) & (values > 0)
+    inside = hot(values)
     around = np.pad(inside, 1, mode="edge")
     core = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
     rim: npt.NDArray[np.bool_] = inside & ~core
