@@ -241,6 +241,8 @@ def _io(top: Node, classes: int) -> IOSpec:
     if map_name == logits:
         raise class_map.wrong("name", repr(map_name), "another output than outputs.logits.name")
     height, width = class_map.integer("height", 1, input_px), class_map.integer("width", 1, input_px)
+    if width != height:  # one step leads from row to row and from column to column
+        raise class_map.wrong("width", width, f"{height}, as outputs.class_map.height")
     step_px = class_map.number("step_px", low=1.0, high=input_px) if "step_px" in class_map.value else input_px / width
     first_px = class_map.number("first_px", low=0.0, high=input_px) if "first_px" in class_map.value else step_px / 2
     return IOSpec(input_name, input_px, logits, map_name, height, width, first_px, step_px, classes)
