@@ -16,13 +16,16 @@ from .preprocess import PICTURE_SUFFIXES
 STDIN = "-"
 
 
-def find_pictures(arguments: Iterable[str], on_error: Callable[[OSError], None]) -> list[str]:
+def find_pictures(
+    arguments: Iterable[str], on_error: Callable[[OSError], None], skip: str | os.PathLike[str] | None = None
+) -> list[str]:
     """List the pictures that the arguments mean.
 
     Args:
         arguments: files, folders (searched through all levels, sorted; hidden names and links to folders are left
             out) and at most one "-".
         on_error: called for each folder below that cannot be listed.
+        skip: folder that is left out where a search comes upon it: where results go.
 
     Returns:
         Paths, and "-" for standard input.
@@ -35,7 +38,7 @@ def find_pictures(arguments: Iterable[str], on_error: Callable[[OSError], None])
         if argument == STDIN and STDIN in found:
             raise UsageError("standard input can be read only once", got="two '-'")
         if argument != STDIN and os.path.isdir(argument):
-            found.extend(_in_folder(argument, on_error))
+            found.extend(_in_folder(argument, on_error, None if skip is None else os.path.realpath(skip)))
         else:
             found.append(argument)
     if not found:
@@ -43,11 +46,15 @@ def find_pictures(arguments: Iterable[str], on_error: Callable[[OSError], None])
     return found
 
 
-def _in_folder(folder: str, on_error: Callable[[OSError], None]) -> list[str]:
+def _in_folder(folder: str, on_error: Callable[[OSError], None], skip: str | None) -> list[str]:
     found = []
     for where, folders, names in os.walk(folder, onerror=on_error):
         # Hidden ones are no smears: thumbnails, and the "._" twins that a Mac leaves on every card.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and (skip is None or os.path.realpath(os.path.join(where, name)) != skip)
+        )
         for name in sorted(names):
             if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
                 found.append(os.path.join(where, name))

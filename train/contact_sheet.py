@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.guard import plain
-from edge_runtime.overlay import outlined, write_line
 from edge_runtime.preprocess import Pixels
 
 if TYPE_CHECKING:
@@ -50,6 +49,8 @@ def contact_sheet(rows: Sequence[Row], titles: Sequence[str]) -> Image.Image:
         titles: of the columns behind the picture's.
     """
     from PIL import Image, ImageDraw
+
+    from edge_runtime.overlay import outlined, write_line
 
     step = TILE_PX + _GAP_PX
     top, bottom = _LINE_PX + _GAP_PX, 2 * _LINE_PX + _GAP_PX

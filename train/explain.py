@@ -2,7 +2,7 @@
 
 What comes in are run folders and pictures, each of which is prepared by every run's own preprocessing; what goes out
 is a folder: ``<picture>.npz`` with the heatmaps as they are, ``contact-sheet.png`` for people and ``explanations.json``
-with what was asked, answered and spent. How a run is asked is `train.explanation`'s business, the methods are
+with what was asked, answered and spent. How a run is asked is `train.answers`' business, the methods are
 `train.attribution`'s; what a heatmap is worth is measured by `train.faithfulness`.
 """
 
@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import ImageError, UsageError
-from edge_runtime.files import make_folder, write_text, write_whole
+from edge_runtime.files import make_folder, require_writable, write_text, write_whole
 from edge_runtime.guard import complain, plain
 from edge_runtime.pictures import distinct, find_pictures
 from edge_runtime.preprocess import decode, prepare
 
+from .answers import LAST, SEEDS, Answer, Wish, ask, require_class_and_layer
 from .attribution import METHODS
 from .contact_sheet import NOTE, Row, contact_sheet
 from .evaluate import best_device
-from .explanation import LAST, SEEDS, Explained, Wish, explain_pixels, require_class_and_layer
 from .layout import columns
 from .run_folder import Run, read_run
 
@@ -79,24 +81,38 @@ def run(args: argparse.Namespace) -> int:
     methods = tuple(dict.fromkeys(args.method or DEFAULT_METHODS))
     _require_effect(methods, {"layer": args.layer, "seed": args.seed, "seeds": args.seeds})
     given = {name: value for name in ("layer", "seed", "seeds") if (value := getattr(args, name)) is not None}
-    wish = Wish(methods, args.label, **given)
+    with _as_options():
+        wish = Wish(methods, args.label, **given)
     errors: list[str] = []
 
     def unlisted(error: OSError) -> None:
         errors.append(f"{error.filename}: cannot be listed: {error.strerror}")
         complain(errors[-1])
 
-    pictures = find_pictures(args.pictures, unlisted)
+    pictures = find_pictures(args.pictures, unlisted, skip=args.out)
     for picture in pictures:
         name = Path(os.path.realpath(picture))
         if name.parent == Path(os.path.realpath(args.out)) and name.name.startswith(SHEET):
             raise UsageError("--out holds a picture that would be overwritten", got=picture, todo="give another folder")
-    found = explain([read_run(folder) for folder in (args.run_folder, *args.beside)], pictures, wish, args.out, errors)
+    runs = [read_run(folder) for folder in (args.run_folder, *args.beside)]
+    with _as_options():
+        for one in runs:
+            require_class_and_layer(one, wish)
+    found = explain(runs, pictures, wish, args.out, errors)
     if args.json:
         sys.stdout.write(json.dumps(found, indent=2, allow_nan=False) + "\n")
     elif found["explanations"]:
         sys.stdout.write(f"{table(found)}\n-> {plain(str(args.out))}\n{NOTE}\n")
     return 1 if found["errors"] else 0
+
+
+@contextmanager
+def _as_options() -> Iterator[None]:
+    """Let what is wrong with a wish be called by its option, which has the same name."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"--{error.what}", got=error.got, expected=error.expected, todo=error.todo) from None
 
 
 def _require_effect(methods: Sequence[str], options: dict[str, Any]) -> None:
@@ -112,7 +128,7 @@ def explain(
     """Ask every run about every picture and write the answers; a picture that cannot be read is named and left out.
 
     Args:
-        runs: at least one; their tasks may differ.
+        runs: at least one, each with the class and layer that are wished for; their tasks may differ.
         pictures: files.
         wish: what is asked.
         out: folder to write.
@@ -122,20 +138,19 @@ def explain(
         ``note``; ``device``; ``runs``: key -> folder, backbone and task; ``sheets``: names of files; ``explanations``:
         per picture, run and method ``picture``, ``file`` and ``key`` (where the array is), ``run``, ``class``,
         ``probability``, ``predicted``, ``method``, ``layer`` and ``seed`` (None where the method does not look at
-        it), ``passes`` and ``duration_ms`` (of one map), and ``stability`` (see `train.explanation.between_seeds`;
+        it), ``passes`` and ``duration_ms`` (of one map), and ``stability`` (see `train.answers.between_seeds`;
         None where nothing is seeded); ``errors``. Nothing is written where no picture could be read.
 
     Raises:
-        UsageError: a run that has not that class or layer.
+        OutputError: the folder cannot be made or written to.
     """
     # the first maps' durations are not to hold these imports
     import captum.attr  # noqa: F401
     import lime.lime_image  # noqa: F401
     from tqdm import tqdm
 
-    for one in runs:
-        require_class_and_layer(one, wish)
-    make_folder(out)  # a place that cannot be written is known before, not after
+    make_folder(out)
+    require_writable(out)
     keys = distinct(plain(one.folder.resolve().name) for one in runs)
     for one in runs:
         one.network.to(best_device()).eval()
@@ -155,12 +170,13 @@ def explain(
                 continue
             arrays: dict[str, npt.NDArray[Any]] = {}
             for one, key, pixels in zip(runs, keys, prepared, strict=True):
-                said = explain_pixels(one, pixels, wish, bar.update)
+                said = ask(one, pixels, wish, bar.update)
                 arrays |= {f"{key}/{name}": array for name, array in said.arrays.items()}
                 where = {"picture": picture, "file": f"{stem}.npz", "run": key}
                 entries += [where | {"key": f"{key}/{entry['method']}"} | entry for entry in said.entries]
                 rows.append(_row(Path(picture).name, key, said))
-            (out / RESULT).unlink(missing_ok=True)  # an older one would vouch for arrays that it does not describe
+            if not sheets:
+                _remove_older(out)
             with write_whole(out / f"{stem}.npz") as stream:
                 np.savez(stream, **arrays)
             if len(rows) >= PAGE_ROWS:
@@ -184,7 +200,15 @@ def explain(
     return found
 
 
-def _row(picture: str, key: str, said: Explained) -> Row:
+def _remove_older(out: Path) -> None:
+    """Remove what an earlier run left: it would vouch for arrays, and show pictures, that it does not describe."""
+    (out / RESULT).unlink(missing_ok=True)
+    for file in out.glob(f"{SHEET}*.png"):
+        if re.fullmatch(rf"{SHEET}(-[0-9]+)?\.png", file.name):
+            file.unlink()
+
+
+def _row(picture: str, key: str, said: Answer) -> Row:
     entry = said.entries[0]
     lines = [picture, key, f"{entry['class']} {100 * entry['probability']:.1f} %"]
     if entry["predicted"] != entry["class"]:
@@ -205,7 +229,7 @@ def table(found: dict[str, Any]) -> str:
     rows = []
     for entry in found["explanations"]:
         agreed = entry["stability"]
-        shown = ["-" if agreed is None else f"{agreed[key]:.2f}" for key in COLUMNS]
+        shown = ["-" if agreed is None or agreed[key] is None else f"{agreed[key]:.2f}" for key in COLUMNS]
         rows.append(
             [
                 plain(Path(entry["picture"]).name),

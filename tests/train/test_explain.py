@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,14 @@ import torch
 from PIL import Image
 from torch import nn
 
+from edge_runtime.errors import UsageError
 from edge_runtime.preprocess import Preprocess, decode, prepare
 from train import attribution, explain
+from train.answers import Wish, ask, between_seeds, require_class_and_layer
 from train.attribution import METHODS, Question
 from train.backbones import BACKBONES
 from train.cli import main
 from train.contact_sheet import NOTE, TILE_PX, Row, contact_sheet, shortened
-from train.explanation import Wish, between_seeds, explain_pixels
 from train.metrics import probabilities
 from train.network import SelfExplaining
 from train.run_folder import Run, read_run, write_run
@@ -150,6 +153,18 @@ def test_stability_of_maps_that_are_known() -> None:
     assert mixed["spearman"] == pytest.approx(-1 / 3) and mixed["overlap"] == pytest.approx(1 / 3, abs=0.01)
 
 
+def test_flat_maps_agree_with_none(make_run: MakeRun, pictures: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    flat, ramp = np.zeros((28, 28), np.float32), np.linspace(0, 1, 784, dtype=np.float32).reshape(28, 28)
+    assert between_seeds([flat, ramp]) == between_seeds([flat, flat]) == {"seeds": 2, "spearman": None, "overlap": None}
+    assert between_seeds([ramp, flat, ramp]) == pytest.approx({"seeds": 3, "spearman": 1, "overlap": 1})
+    silent = dataclasses.replace(METHODS["lime"], explain=lambda asked: np.zeros(asked.pixels.shape[:2], np.float32))
+    monkeypatch.setitem(METHODS, "lime", silent)
+    out = tmp_path / "out"
+    assert main(["explain", str(make_run()), str(pictures), "--out", str(out), "--method", "lime"]) == 0
+    assert result(out)["explanations"][0]["stability"]["spearman"] is None
+    assert capsys.readouterr().err == ""
+
+
 def test_several_runs_share_a_sheet_each_with_its_own_preprocessing(
     make_run: MakeRun, pictures: Path, tmp_path: Path
 ) -> None:
@@ -207,7 +222,7 @@ def test_heat_is_in_the_corner_that_the_network_reads(tmp_path: Path, monkeypatc
     run = Run(tmp_path, reader, TASKS["blood-cells"].restricted(TWO), info)  # type: ignore[arg-type]
     methods, done = ("occlusion", "integrated-gradients", "lime"), []
     wish = Wish(methods, seeds=2)
-    said = explain_pixels(run, pixels, wish, lambda: done.append(1))
+    said = ask(run, pixels, wish, lambda: done.append(1))
     assert len(done) == wish.questions == 4
     assert said.entries[0]["class"] == run.task.labels[0]
     for name in methods:
@@ -281,11 +296,14 @@ def test_bad_picture_is_named_and_the_others_go_on(make_run: MakeRun, pictures: 
 def test_place_that_cannot_be_written_is_known_before(
     make_run: MakeRun, pictures: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(explain, "explain_pixels", lambda *_: pytest.fail("asked a network"))
+    monkeypatch.setattr(explain, "ask", lambda *_: pytest.fail("asked a network"))
     out = tmp_path / "file"
     out.write_text("")
     assert main(["explain", str(make_run()), str(pictures), "--out", str(out), *FAST]) == 1
     assert "cannot be made" in capsys.readouterr().err
+    if sys.platform == "linux":  # a folder that even root cannot write to
+        assert main(["explain", str(tmp_path / "run"), str(pictures), "--out", "/proc", *FAST]) == 1
+        assert "error: /proc: cannot be written: got " in capsys.readouterr().err
 
 
 def test_result_vouches_only_for_arrays_that_it_describes(
@@ -311,6 +329,46 @@ def test_long_sheets_are_cut_into_pages(
     assert main(["explain", str(make_run()), str(pictures), "--out", str(out), *FAST]) == 0
     assert result(out)["sheets"] == ["contact-sheet.png", "contact-sheet-2.png"]
     assert {file.name for file in out.glob("*.png")} == {"contact-sheet.png", "contact-sheet-2.png"}
+
+
+def test_sheets_of_an_earlier_run_are_removed(
+    make_run: MakeRun, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explain, "PAGE_ROWS", 1)
+    out = tmp_path / "out"
+    run, options = str(make_run()), ["--out", str(out), *FAST]
+    assert main(["explain", run, str(pictures), *options]) == 0
+    (out / "contact-sheet-of-mine.png").write_bytes(b"")
+    assert main(["explain", run, str(pictures / "rendered" / TWO[0]), *options]) == 0
+    assert result(out)["sheets"] == ["contact-sheet.png"]
+    assert {file.name for file in out.glob("*.png")} == {"contact-sheet.png", "contact-sheet-of-mine.png"}
+
+
+def test_results_among_the_pictures_are_not_explained(make_run: MakeRun, pictures: Path) -> None:
+    out = pictures / "results"
+    for _ in range(2):
+        assert main(["explain", str(make_run()), str(pictures), "--out", str(out), *FAST]) == 0
+        assert len(result(out)["explanations"]) == 2 * 2  # methods of two pictures
+
+
+def test_a_wish_knows_no_command_line() -> None:
+    for wrong, says in (({"seeds": 0}, "seeds: got 0"), ({"seed": -1}, "seed: got -1")):
+        with pytest.raises(UsageError, match=f"^{says}"):
+            Wish(("lime",), **wrong)
+    run = Run(Path("run"), Reader((2, 3), 1, 1), TASKS["blood-cells"].restricted(TWO), {})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"^class: not one of run: got eosinophil"):
+        require_class_and_layer(run, Wish(("class-map",), "eosinophil"))
+
+
+def test_other_commands_do_not_wait_for_it() -> None:
+    """The parser of every command holds this one's options; what it computes with comes when it runs."""
+    program = (
+        "import sys, train.explain as e, argparse; e.add_arguments(argparse.ArgumentParser()); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    loaded = set(done.stdout.split())
+    late = {"train.faithfulness", "scipy.stats", "edge_runtime.overlay", "edge_runtime.classifier", "captum", "lime"}
+    assert "train.attribution" in loaded and not loaded & late
 
 
 def test_sheet_shows_pictures_and_heat_in_their_places() -> None:

@@ -1,8 +1,8 @@
-"""Explanation: what one run says about one picture - its answer, and a heatmap by every method that is asked for.
+"""Answers: what one run says about one picture - a class, and a heatmap by every method that is asked for.
 
-What comes in are a run, prepared pixels and a `Wish`; what goes out are arrays and, per method, what was asked,
-answered and spent. A seeded method is asked again under other seeds, and how far its maps agree is part of the result.
-How heatmaps are made is `train.attribution`'s business; nothing is written here.
+What comes in are a run, prepared pixels and a `Wish`; what goes out is an `Answer`: arrays and, per method, what was
+asked, answered and spent. A seeded method is asked again under other seeds, and how far its maps agree is part of the
+answer. How heatmaps are made is `train.attribution`'s business; nothing is written here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from edge_runtime.preprocess import Pixels
 
 from .attribution import METHODS, Heat, Question, layer_of
 from .evaluate import network_outputs
-from .faithfulness import agreement
 from .geometry import placement
 from .metrics import probabilities
 from .run_folder import Run
@@ -47,7 +46,7 @@ class Wish:
         seeds: how many of them, from `seed` on, a seeded method is asked under, 1 or more.
 
     Raises:
-        UsageError: a seed out of range.
+        UsageError: a seed out of range; it names the field.
     """
 
     methods: tuple[str, ...]
@@ -58,9 +57,9 @@ class Wish:
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
-            raise UsageError("--seeds", got=self.seeds, expected="at least 1")
+            raise UsageError("seeds", got=self.seeds, expected="at least 1")
         if not 0 <= self.seed <= 2**32 - self.seeds:
-            raise UsageError("--seed", got=self.seed, expected=f"0 to {2**32 - self.seeds}")
+            raise UsageError("seed", got=self.seed, expected=f"0 to {2**32 - self.seeds}")
 
     def seeded(self, method: str) -> bool:
         """Whether a method depends on the seed."""
@@ -79,7 +78,7 @@ class Wish:
 
 
 @dataclass
-class Explained:
+class Answer:
     """What one run says about one picture.
 
     Attributes:
@@ -94,19 +93,19 @@ class Explained:
 def require_class_and_layer(one: Run, wish: Wish) -> None:
     """Raise `UsageError` unless a run has the class and the layer that are wished for."""
     if wish.label is not None and wish.label not in one.task.labels:
-        raise UsageError(f"--class: not one of {one.folder}", got=wish.label, expected=", ".join(one.task.labels))
+        raise UsageError(f"class: not one of {one.folder}", got=wish.label, expected=", ".join(one.task.labels))
     if wish.layer:
         try:
             layer_of(one.network, wish.layer)
         except UsageError as error:
-            raise UsageError(f"--layer: not one of {one.folder}", got=error.got, expected=error.expected) from None
+            raise UsageError(f"layer: not one of {one.folder}", got=error.got, expected=error.expected) from None
 
 
-def explain_pixels(one: Run, pixels: Pixels, wish: Wish, done: Callable[[], object] = lambda: None) -> Explained:
+def ask(one: Run, pixels: Pixels, wish: Wish, done: Callable[[], object] = lambda: None) -> Answer:
     """Ask one run about one prepared picture.
 
     Args:
-        one: whose network is in eval mode.
+        one: whose network is in eval mode, and which has the class and layer that are wished for.
         pixels: (H, H, 3) uint8, prepared for it.
         wish: what is asked.
         done: called after every map.
@@ -119,7 +118,7 @@ def explain_pixels(one: Run, pixels: Pixels, wish: Wish, done: Callable[[], obje
     for method in (METHODS[name] for name in wish.methods):
         if method.placed:  # worked out once, on nobody's time
             placement(one.network.features, wish.layer if "layer" in method.options else "", len(pixels))
-    said = Explained({"pixels": pixels, "logits": logits[0], "labels": np.array(labels)})
+    said = Answer({"pixels": pixels, "logits": logits[0], "labels": np.array(labels)})
     for name in wish.methods:
         method = METHODS[name]
         started = time.perf_counter()
@@ -153,10 +152,16 @@ def between_seeds(maps: Sequence[Heat]) -> dict[str, Any] | None:
         maps: of the seeds.
 
     Returns:
-        ``seeds``: how many; ``spearman`` and ``overlap``: means over all pairs, see `train.faithfulness.agreement`.
-        None where there is one map only.
+        ``seeds``: how many; ``spearman`` and ``overlap``: means over all pairs of maps that are not flat, see
+        `train.faithfulness.agreement`, or None where no such pair is. None where there is one map only.
     """
     if len(maps) < 2:
         return None
+    from .faithfulness import agreement  # brings scipy.stats, for which no other command should wait
+
     pairs = [agreement(one, other) for one, other in combinations(maps, 2)]
-    return {"seeds": len(maps)} | {key: float(np.mean([pair[key] for pair in pairs])) for key in AGREEMENT}
+    found: dict[str, Any] = {"seeds": len(maps)}
+    for key in AGREEMENT:
+        values = [pair[key] for pair in pairs if not np.isnan(pair[key])]
+        found[key] = float(np.mean(values)) if values else None
+    return found
