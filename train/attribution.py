@@ -33,7 +33,7 @@ Heat = npt.NDArray[np.float32]
 """(H, W) float32, 0..1, at the picture's size; all zeros where nothing speaks for the class."""
 
 LIME_SAMPLES = 500
-"""Pictures with superpixels greyed out that LIME fits its linear model to."""
+"""Pictures with superpixels painted with empty field that LIME fits its linear model to."""
 
 ROUNDING = 1e-9
 """LIME's weights are shares of a probability; below this they are the arithmetic's."""
@@ -41,6 +41,9 @@ ROUNDING = 1e-9
 SUPERPIXELS = 60
 OCCLUSION_PX, OCCLUSION_STRIDE_PX = 32, 16
 """Side and step of the patch, pixels of a 224 px picture; scaled with the side."""
+
+UNMOVED = 1e-5
+"""Of the largest logit: a patch that changes the answer by less has changed nothing but the order of additions."""
 
 IG_STEPS = 32
 BATCH = 32
@@ -56,6 +59,7 @@ class Question:
         k: class number.
         layer: of ``network.features``, by name; "": the last feature map. Only Grad-CAM and HiResCAM look at it.
         seed: of LIME's samples.
+        place: where the cells of the layer's feature map lie, for networks that share it; None: it is worked out.
     """
 
     network: SelfExplaining
@@ -63,11 +67,12 @@ class Question:
     k: int
     layer: str = ""
     seed: int = 0
+    place: Placement | None = None
 
     @property
     def placement(self) -> Placement:
         """Where the cells of the layer's feature map lie in the picture."""
-        return placement(self.network.features, self.layer, len(self.pixels))
+        return self.place or placement(self.network.features, self.layer, len(self.pixels))
 
     @property
     def module(self) -> nn.Module:
@@ -138,7 +143,7 @@ def class_map(asked: Question) -> Heat:
     """The head's own class map: Grad-CAM at the last feature map in closed form, see `train.network`."""
     with torch.inference_mode():
         _, found = asked.network(asked.tensor())
-    own = dataclasses.replace(asked, layer="").placement
+    own = dataclasses.replace(asked, layer="", place=None if asked.layer else asked.place).placement
     return own.enlarge(heatmap(found[0].float().cpu().numpy(), asked.k), len(asked.pixels))
 
 
@@ -174,14 +179,21 @@ def integrated_gradients(asked: Question) -> Heat:
 
 
 def occlusion(asked: Question) -> Heat:
-    """How much the logit falls when a patch of empty field covers a place."""
+    """How much the logit falls when a patch of empty field covers a place; below `UNMOVED` it does not."""
     from captum.attr import Occlusion
+
+    logits_at, sizes = logits_of(asked.network), []
+
+    def forward(given: Tensor) -> Tensor:
+        logits = logits_at(given)
+        sizes.append(float(logits.abs().max()))
+        return logits
 
     pixels = asked.tensor()
     side = pixels.shape[1]
     patch, stride = (max(1, round(px * side / 224)) for px in (OCCLUSION_PX, OCCLUSION_STRIDE_PX))
     with torch.inference_mode():
-        found = Occlusion(logits_of(asked.network)).attribute(
+        found = Occlusion(forward).attribute(
             pixels,
             sliding_window_shapes=(patch, patch, 3),
             strides=(stride, stride, 3),
@@ -189,7 +201,9 @@ def occlusion(asked: Question) -> Heat:
             target=asked.k,
             perturbations_per_eval=BATCH,
         )
-    return scaled(found[0].sum(-1).cpu().numpy())
+    fallen = found[0].mean(-1)  # a patch covers all three channels
+    fallen[fallen.abs() < UNMOVED * max(sizes)] = 0
+    return scaled(fallen.cpu().numpy())
 
 
 def superpixels(pixels: Pixels) -> npt.NDArray[np.int64]:
@@ -201,7 +215,7 @@ def superpixels(pixels: Pixels) -> npt.NDArray[np.int64]:
 
 
 def lime(asked: Question, samples: int | None = None) -> Heat:
-    """LIME: superpixels whose presence a linear model finds to speak for the class.
+    """LIME: superpixels whose presence a linear model finds to speak for the class; where absent, empty field stands.
 
     Args:
         asked: its ``seed`` makes the samples; the same one gives the same bits.
@@ -214,16 +228,17 @@ def lime(asked: Question, samples: int | None = None) -> Heat:
 
     def probabilities(pictures: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         with torch.inference_mode():
-            logits = asked.network(torch.from_numpy(pictures.astype(np.float32)).to(device))[0]
+            logits = asked.network(torch.from_numpy(pictures).to(device))[0]
         found: npt.NDArray[np.float64] = logits.double().softmax(1).cpu().numpy()
         return found
 
     explainer = LimeImageExplainer(random_state=asked.seed)
     with redirect_stderr(io.StringIO()):  # its progress bar cannot be switched off
         explained = explainer.explain_instance(
-            np.array(asked.pixels),
+            np.array(asked.pixels, dtype=np.float32),
             probabilities,
             labels=(asked.k,),
+            hide_color=asked.empty_field().flatten().cpu().numpy(),  # lime's own would be each superpixel's mean
             top_labels=None,
             num_samples=LIME_SAMPLES if samples is None else samples,
             batch_size=BATCH,
@@ -269,7 +284,7 @@ def darkness(pixels: Pixels) -> Heat:
 
 
 def noise(asked: Question) -> Heat:
-    """Chance, at the class map's resolution; seeded by the picture."""
+    """Chance, in 7 x 7 places; seeded by question and sum of the pixels, so that a changed picture's differs."""
     seed = [asked.seed, int(asked.pixels.astype(np.uint64).sum())]
     px = len(asked.pixels)
     return Placement.grid(7, px).enlarge(scaled(np.random.default_rng(seed).random((7, 7))), px)

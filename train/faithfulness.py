@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +47,8 @@ JPEG_QUALITY = 60
 def top_weights(heat: Heat, share: float = TOP) -> npt.NDArray[np.float32]:
     """Say which pixels are the hottest `share` of all: (H, W) 0..1; places that tie for the last rank share it."""
     count = share * heat.size
-    threshold = np.partition(heat.ravel(), heat.size - round(count))[heat.size - round(count)]
+    last = heat.size - max(1, math.ceil(count))
+    threshold = np.partition(heat.ravel(), last)[last]
     above, ties = heat > threshold, heat == threshold
     weights: npt.NDArray[np.float32] = (above + (count - above.sum()) / ties.sum() * ties).astype(np.float32)
     return weights
@@ -114,18 +116,24 @@ def coarse(heat: Heat) -> Heat:
     return np.asarray(picture.resize((GRID, GRID), Image.Resampling.BOX), dtype=np.float32)
 
 
+def is_flat(heat: Heat) -> bool:
+    """Whether a map is the same everywhere."""
+    return bool(np.ptp(heat) < 1e-6)  # of 0..1; averaging a constant can leave a rounding
+
+
 def agreement(one: Heat, other: Heat) -> dict[str, float]:
     """Compare two heatmaps.
 
     Returns:
-        ``spearman``: rank correlation over `GRID` x `GRID` places, 0 where one of them is flat; ``overlap``:
-        intersection over union of the hottest `TOP`.
+        ``spearman``: rank correlation over `GRID` x `GRID` places; ``overlap``: intersection over union of the hottest
+        `TOP`. Both are NaN where one of the maps is flat: it says nothing that another could agree with.
     """
     a, b = coarse(one), coarse(other)
-    flat = np.ptp(a) == 0 or np.ptp(b) == 0
+    if is_flat(a) or is_flat(b):
+        return {"spearman": float("nan"), "overlap": float("nan")}
     first, second = top_weights(a), top_weights(b)
     return {
-        "spearman": 0.0 if flat else float(spearmanr(a.ravel(), b.ravel()).statistic),
+        "spearman": float(spearmanr(a.ravel(), b.ravel()).statistic),
         "overlap": float(np.minimum(first, second).sum() / np.maximum(first, second).sum()),
     }
 
@@ -176,17 +184,20 @@ def stability(explain: Callable[[Pixels], Heat], pixels: Pixels, heat: Heat) -> 
 
 
 def randomised(network: SelfExplaining, share: float, seed: int = 0) -> SelfExplaining:
-    """Return a copy whose last layers are as before any training (Adebayo et al. 2018, cascading randomisation).
+    """Return a copy whose last filters are drawn by chance (Adebayo et al. 2018, cascading randomisation).
+
+    They are drawn about 0 with the spread that each layer's have, and normalisations stay as they are: the network
+    answers as loudly as before, and only what it has learnt to look for is gone.
 
     Args:
         network: whose copy.
-        share: of its layers with weights, from the answer backwards: 0 the classifier only, 1 all of them.
+        share: of its convolutions, from the answer backwards: 0 the classifier only, 1 all of them.
         seed: of the new weights.
     """
-    changed = copy.deepcopy(network)
-    torch.manual_seed(seed)
-    nn.init.normal_(changed.classifier.weight, std=0.01)
-    layers = [module for module in changed.features.modules() if hasattr(module, "reset_parameters")]
-    for module in layers[len(layers) - round(share * len(layers)) :]:
-        module.reset_parameters()
+    changed, chance = copy.deepcopy(network), torch.Generator().manual_seed(seed)
+    layers = [module for module in changed.features.modules() if isinstance(module, nn.Conv2d)]
+    with torch.no_grad():
+        for module in (*layers[len(layers) - round(share * len(layers)) :], changed.classifier):
+            weight = module.weight
+            weight.copy_(torch.randn(weight.shape, generator=chance) * weight.std().cpu())
     return changed.eval()

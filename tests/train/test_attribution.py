@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from edge_runtime.errors import UsageError
+from edge_runtime.heatmap import Placement
 from edge_runtime.preprocess import Pixels
 from train import attribution
 from train.attribution import BASELINES, METHODS, Question, layer_of, lime, superpixels
-from train.backbones import BACKBONES
+from train.backbones import BACKBONES, Backbone
 from train.geometry import placement
 from train.network import SelfExplaining
 
@@ -141,6 +142,66 @@ def test_heat_lies_where_the_network_looks(name: str) -> None:
     assert heat[near].sum() > 0.8 * heat.sum()
     other = explain(name, READS_SPOT, pixels, 1)  # what speaks for one of two classes speaks against the other
     assert other[2, 2] == 0
+
+
+class Jitter(nn.Module):
+    """Answers always alike, but for a rounding that differs between the pictures of a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros(()))
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = torch.tensor([5.0, -5.0]) - 1e-6 * torch.arange(len(pixels))[:, None]
+        return logits, logits[:, None, None]
+
+
+def test_rounding_is_no_heat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a patch of empty field covers empty field, nothing changes but the order of additions."""
+    flat = np.full((PX, PX, 3), 230, np.uint8)
+    assert not explain("occlusion", Jitter(), flat).any() and not explain("occlusion", lively(), flat).any()
+    assert explain("occlusion", lively(), noise()).max() == 1
+    monkeypatch.setattr(attribution, "UNMOVED", 0)
+    assert explain("occlusion", Jitter(), flat).max() == 1
+
+
+def test_what_lime_hides_is_painted_with_empty_field(few_samples: int) -> None:
+    """As occlusion's patches and deletion's places are, so that they compare."""
+    shown: list[torch.Tensor] = []
+    pixels, network = noise(), lively()
+    network.register_forward_pre_hook(lambda _module, given: shown.append(given[0]))
+    explain("lime", network, pixels)
+    pictures, own, field = (
+        torch.cat(shown),
+        torch.from_numpy(pixels).float(),
+        Question(network, pixels, 0).empty_field(),
+    )
+    changed = (pictures != own).any(-1)
+    assert 0.3 < changed.float().mean() < 0.7
+    assert torch.equal(pictures[changed], field[0, 0].expand(int(changed.sum()), 3))
+
+
+@pytest.mark.parametrize("name", ["gradcam", "hirescam"])
+def test_a_layer_that_is_called_twice_is_explained_at_its_last_call(name: str) -> None:
+    def build(pretrained: bool) -> nn.Module:
+        relu = nn.ReLU(inplace=True)
+        return nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), relu, nn.Conv2d(4, 4, 3, 2), relu)
+
+    torch.manual_seed(0)
+    network = SelfExplaining(Backbone("twice", "Twice", build, 4, PX, "", "tf", "", "0", ""), 2).eval()
+    asked = Question(network, noise(), 0, "1")
+    assert asked.placement == Question(network, noise(), 0).placement == Placement(2.5, 4, PX)
+    own = explain("class-map", network, noise())
+    assert own.any() and np.abs(METHODS[name].explain(asked) - own).max() <= 1e-5
+
+
+def test_a_placement_that_is_given_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = lively()
+    own = explain("class-map", network, noise())
+    place = placement(network.features, "", PX)
+    monkeypatch.setattr(attribution, "placement", None)
+    assert np.array_equal(explain("class-map", network, noise(), place=place), own)
+    assert not np.array_equal(explain("class-map", network, noise(), place=Placement.grid(3, PX)), own)
 
 
 def test_lime_is_its_seed(few_samples: int) -> None:

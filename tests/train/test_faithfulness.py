@@ -20,6 +20,7 @@ from train.faithfulness import (
     agreement,
     coarse,
     deletion_insertion,
+    is_flat,
     localisation,
     moved,
     randomised,
@@ -90,7 +91,7 @@ def test_a_flat_map_points_nowhere_and_has_no_share() -> None:
     assert (found["pointing"], found["top_share"]) == pytest.approx((0.25, 0.25))  # chance
 
 
-@pytest.mark.parametrize("share", [TOP, 0.05, 0.5, 0.333])
+@pytest.mark.parametrize("share", [TOP, 0.05, 0.5, 0.333, 1e-4])
 @pytest.mark.parametrize(
     "heat",
     [
@@ -99,8 +100,9 @@ def test_a_flat_map_points_nowhere_and_has_no_share() -> None:
         np.zeros((40, 40), np.float32),
         np.ones((40, 40), np.float32),
         square(slice(3, 4), slice(7, 8), 40),
+        RNG.permutation(224 * 224).reshape(224, 224).astype(np.float32),
     ],
-    ids=["all differ", "four levels", "zero", "one", "a single place"],
+    ids=["all differ", "four levels", "zero", "one", "a single place", "all differ, 224 px"],
 )
 def test_the_hottest_are_a_share_of_all_pixels(heat: Heat, share: float) -> None:
     weights = top_weights(heat, share)
@@ -146,9 +148,9 @@ def test_agreement_of_maps_that_are_known() -> None:
     opposite = agreement(ramp, 1 - ramp)
     assert opposite["spearman"] == pytest.approx(-1) and opposite["overlap"] == pytest.approx(0, abs=0.01)
     for flat in (np.zeros_like(ramp), np.full_like(ramp, 0.7)):
-        assert agreement(ramp, flat)["spearman"] == agreement(flat, ramp)["spearman"] == 0
-        # every place holds a fifth of a rank: the mean of min over the mean of max with a map of zeros and ones
-        assert agreement(ramp, flat)["overlap"] == pytest.approx(TOP**2 / (TOP + (1 - TOP) * TOP), abs=0.01)
+        assert is_flat(flat) and not is_flat(ramp)
+        for pair in ((ramp, flat), (flat, ramp), (flat, flat)):  # two maps of nothing do not agree on anything either
+            assert np.isnan(list(agreement(*pair).values())).all()
 
 
 def test_maps_are_compared_at_one_resolution() -> None:
@@ -245,8 +247,10 @@ def assert_sanity(network: SelfExplaining, explain: Callable[[Question], Heat]) 
     for share in SHARES:
         spoilt = [randomised(network, share, seed) for seed in SEEDS]
         others = [[explain(Question(other, pixels, k)) for pixels, k in pictures] for other in spoilt]
+        flat = np.mean([is_flat(heat) for heats in others for heat in heats])
+        assert flat < 0.5, f"{share:.0%} of the layers are random and {flat:.0%} of the maps show nothing"
         found = [agreement(a, b)["spearman"] for heats in others for a, b in zip(own, heats, strict=True)]
-        assert np.median(found) < SANE, f"{share:.0%} of the layers are random and the map is as before"
+        assert np.nanmedian(found) < SANE, f"{share:.0%} of the layers are random and the map is as before"
 
 
 def test_the_class_map_depends_on_what_was_learnt(trained: SelfExplaining) -> None:
@@ -279,11 +283,18 @@ def test_randomising_spoils_the_last_layers_first_and_a_copy_only(trained: SelfE
         return [torch.equal(a.weight, b.weight) for a, b in zip(convolutions, own, strict=True)]
 
     assert kept(0.0) == [True, True, True, False]
-    assert kept(0.5) == [True, True, False, False]
+    assert kept(0.4) == [True, True, False, False]
     assert kept(1.0) == [False, False, False, False]
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.state_dict().items())
+    spoilt = randomised(trained, 1.0).state_dict()
+    same = {name for name in before if torch.equal(spoilt[name], before[name])}
+    assert same == {name for name in before if before[name].dim() < 4}  # normalisations and biases stay
+    for name in set(before) - same:
+        assert float(spoilt[name].std()) == pytest.approx(float(before[name].std()), rel=0.35)
+    state = torch.get_rng_state()
     first, again, other = (randomised(trained, 1.0, seed).features[0].weight for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)  # nobody else's chance is touched
 
 
 def test_the_class_map_of_the_small_network_lies_where_it_looks(trained: SelfExplaining) -> None:
