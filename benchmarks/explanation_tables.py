@@ -11,9 +11,9 @@ from train.tables import interval_text, sanity_rows
 from .explanations import RESULTS
 
 SETS = {
-    "expert masks": "100 cells with nucleus and cytoplasm drawn by experts (segmentation_WBC), blood-cells",
-    "rendered masks": "60 rendered cells, masks exact, blood-cells",
-    "threshold masks": "60 fields with their authors' threshold pictures of nuclei (Taleqani, weak), all-subtypes",
+    "expert masks": "cells with nucleus and cytoplasm drawn by experts (segmentation_WBC), blood-cells",
+    "rendered masks": "rendered cells, masks exact, blood-cells",
+    "threshold masks": "fields with their authors' threshold pictures of nuclei (Taleqani, weak), all-subtypes",
 }
 """Pictures with masks, as they are called in the results."""
 
@@ -32,10 +32,11 @@ def localisation_table() -> str:
                 cells += [interval_text(row.get("beats_darkness"), 2)]
                 cells += [interval_text(row[key], 2) for key in ("nucleus_top_share", "heat_share")]
                 rows.append([model if way not in _BASELINES else "none", way, str(row["n"]), *cells])
-        ceiling = next(iter(found[f"{name}, fp32"].values()))["top_ceiling"]
+        first = next(iter(found[f"{name}, fp32"].values()))
+        ceiling = first["top_ceiling"]
         parts.append(
-            f"{title}; the most that the top 20 % could have inside is {ceiling['value']:.2f} on average:\n\n"
-            + markdown(_HEAD, rows)
+            f"{first['n']} {title}; the most that the top 20 % could have inside is {ceiling['value']:.2f} on average:"
+            "\n\n" + markdown(_HEAD, rows)
         )
     return "\n\n".join(parts)
 
@@ -89,9 +90,11 @@ def sanity_table() -> str:
 
 def quantization_table() -> str:
     """The device's heatmap against autograd Grad-CAM of the full-precision network, by class."""
+    if (found := _results().get("INT8 against fp32")) is None:
+        return "Not measured: `python -m benchmarks.explanations` was run without `--index`."
     rows = [
         [name, str(row["n"]), f"{row['median']:.3f}", f"{row['p5']:.3f}", f"{row['same_peak']:.3f}"]
-        for name, row in _results()["INT8 against fp32"].items()
+        for name, row in found.items()
     ]
     return markdown(("answer", "test pictures", "Spearman, median", "5th percentile", "same peak cell"), rows)
 
@@ -106,7 +109,7 @@ def cost_table() -> str:
     rows += [
         [f"fp32: {name}", f"{row['p50_ms']:.0f}", "", "", f"{row['ratio']:.0f}"] for name, row in found["slow"].items()
     ]
-    head = (f"way, {found['threads']} thread(s), {found['rounds']} rounds", "p50 ms", "p90 ms", "p99 ms")
+    head = (f"way, {found['threads']} thread, {found['rounds']} rounds", "p50 ms", "p90 ms", "p99 ms")
     return markdown((*head, "ratio to classification alone"), rows)
 
 

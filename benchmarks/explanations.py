@@ -17,6 +17,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from edge_runtime.classifier import Classifier, softmax
+from edge_runtime.classifier import Classifier, Prediction, softmax
 from edge_runtime.errors import UsageError
 from edge_runtime.files import write_text
 from edge_runtime.guard import guarded
@@ -35,9 +36,9 @@ from edge_runtime.heatmap import Placement, heatmap
 from edge_runtime.preprocess import Pixels, Preprocess
 from train.attribution import BASELINES, METHODS, Heat, Question
 from train.backbones import BACKBONES
-from train.explained import RANDOMISED, Masked, interval, measure_ways, sanity, spoilt_title
 from train.faithfulness import agreement, moved, randomised
 from train.geometry import placement
+from train.heatmap_quality import RANDOMISED, Masked, interval, measure_ways, sanity, spoilt_title
 from train.index import Index, read_index
 from train.network import SelfExplaining
 from train.pixels import load_pixels, prepare_picture
@@ -53,12 +54,19 @@ DATA = ROOT.parent / "shared" / "data"
 NUCLEUS, CELL = 200, 60
 """Grey levels of experts' and renderer's masks: above the first nucleus, above the second nucleus or cytoplasm."""
 
+THRESHOLDED = 30
+"""Grey level of a threshold picture above which it shows a nucleus: all else is black, but for its compression."""
+
 RENDERED_LABELS = ("blast", "neutrophil", "lymphocyte", "monocyte", "eosinophil")
 INNER_LAYER = "13"
 """Of MobileNetV2: the last feature map of 14 x 14 places."""
 
+FIELDS = 40
+"""Threshold pictures that are measured, of all classes by turns."""
+
 LIME_SEEDS = 3
 SLOW = ("integrated-gradients", "occlusion", "lime")
+SAME_PICTURES = "class map, the slow methods' pictures"
 
 Explain = Callable[[Pixels], Heat]
 
@@ -89,19 +97,21 @@ class Model:
         return Placement.grid(len(small), px).enlarge(small, px)
 
 
-def expert_cells(data: Path, px: int) -> list[Masked]:
+def expert_cells(data: Path, preprocess: Preprocess) -> list[Masked]:
     """Read segmentation_WBC's cells and masks, as the network sees them.
 
     Raises:
-        UsageError: not there.
+        UsageError: not there; a network that sees them standardised, for which a change of stain is no change.
     """
+    require_plain(preprocess)
+    px = preprocess.input_px
     folder = data / "segmentation_wbc" / "Dataset 2"
     if not folder.is_dir():
         raise UsageError("no expert masks", got=folder, expected="the data set segmentation_wbc as published")
     central = SOURCES["segmentation_wbc"].central_px
     found = []
     for path in sorted(folder.glob("*.jpg")):
-        pixels = prepare_picture(path, None, central, Preprocess(px))
+        pixels = prepare_picture(path, None, central, preprocess)
         mask = Image.open(path.with_suffix(".png")).convert("L")
         if central is not None and min(mask.size) > central:
             left, top = (mask.width - central) // 2, (mask.height - central) // 2
@@ -123,23 +133,41 @@ def rendered_cells(per_label: int, px: int) -> list[Masked]:
     return found
 
 
-def threshold_fields(data: Path, px: int) -> list[Masked]:
+def threshold_fields(data: Path, preprocess: Preprocess, count: int = FIELDS) -> list[Masked]:
     """Read Taleqani's fields with their authors' threshold pictures: nuclei, weakly.
 
+    Args:
+        data: the data sets' folder.
+        preprocess: the network's.
+        count: at most so many, of all classes by turns.
+
     Raises:
-        UsageError: not there.
+        UsageError: not there; a network that sees them standardised.
     """
+    require_plain(preprocess)
     folder = data / "taleqani" / "Segmented"
     if not folder.is_dir():
         raise UsageError("no threshold pictures", got=folder, expected="the data set taleqani as published")
-    found = []
-    for path in sorted(folder.rglob("*.jpg")):
+    classes = [sorted(one.glob("*.jpg")) for one in sorted(folder.iterdir())]
+    found: list[Masked] = []
+    for path in (path for turn in zip_longest(*classes) for path in turn if path is not None):
         original = data / "taleqani" / "Original" / path.parent.name / path.name
-        if original.is_file():
-            shown = Image.open(path).convert("L").resize((px, px), Image.Resampling.BILINEAR)
-            nucleus = np.asarray(shown) > 30
-            found.append(Masked(prepare_picture(original, None, None, Preprocess(px)), nucleus, nucleus))
-    return [one for one in found if one.nucleus.any()]
+        if not original.is_file():
+            continue
+        px = preprocess.input_px
+        shown = Image.open(path).convert("L").resize((px, px), Image.Resampling.BILINEAR)
+        nucleus = np.asarray(shown) > THRESHOLDED
+        if nucleus.any():
+            found.append(Masked(prepare_picture(original, None, None, preprocess), nucleus, nucleus))
+        if len(found) == count:
+            break
+    return found
+
+
+def require_plain(preprocess: Preprocess) -> None:
+    """Raise `UsageError` where a network sees pictures standardised: masks and changes are of pictures as they are."""
+    if preprocess.standardises:
+        raise UsageError("a run on standardised pictures", got=preprocess, expected="background and stain kept")
 
 
 def _masked(pixels: Pixels, mask: npt.NDArray[np.uint8]) -> Masked:
@@ -157,20 +185,15 @@ def torch_model(network: SelfExplaining, px: int) -> Model:
     return Model(answer, placement(network.features, "", px), network)
 
 
-def bundle_model(name: str, place: Placement) -> Model:
-    """Return a shipped bundle, as the device runs it, as a `Model`.
-
-    Args:
-        name: of the bundle.
-        place: of its class map's cells, as the reference has it: not every shipped manifest states it.
-    """
-    classifier = Classifier.open(name, threads=1)
+def bundle_model(classifier: Classifier) -> Model:
+    """Return a bundle, as the device runs it, as a `Model`: its cells lie where it says itself."""
 
     def answer(pixels: Pixels) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         prediction = classifier.classify_pixels(pixels)
         return prediction.logits, prediction.class_map
 
-    return Model(answer, place)
+    px = classifier.preprocess.input_px
+    return Model(answer, classifier.classify_pixels(np.zeros((px, px, 3), np.uint8)).placement)
 
 
 def shifted_passes(model: Model) -> Model:
@@ -212,7 +235,18 @@ def output_stride_16(network: SelfExplaining) -> SelfExplaining:
 
 
 def ways_of(model: Model, fine: Model | None, k: int, with_slow: bool) -> dict[str, Explain]:
-    """Return what explains class `k` of a model: name -> pixels to heatmap; `fine` is it at output stride 16."""
+    """Return what explains class `k` of a model.
+
+    Args:
+        model: whose answer.
+        fine: the same at output stride 16.
+        k: class number.
+        with_slow: the slow methods, too, and beside them the class map under a name of its own, so that a row of the
+            same pictures stands beside theirs.
+
+    Returns:
+        Name -> pixels to heatmap.
+    """
     shifted = shifted_passes(model)
     ways: dict[str, Explain] = {
         "class map": lambda pixels: model.explain(pixels, k),
@@ -223,8 +257,10 @@ def ways_of(model: Model, fine: Model | None, k: int, with_slow: bool) -> dict[s
         for name in ("gradcam", "hirescam") if model.inner_layer else ():
             method = METHODS[name]
             ways[f"{method.title}, 14 x 14"] = lambda pixels, explain=method.explain: explain(
-                Question(network, pixels, k, model.inner_layer)
+                Question(network, pixels, k, model.inner_layer)  # its placement is remembered
             )
+        if with_slow:
+            ways[SAME_PICTURES] = ways["class map"]
         for method in (*BASELINES.values(), *(METHODS[name] for name in SLOW if with_slow)):
             ways[method.title] = lambda pixels, explain=method.explain: explain(Question(network, pixels, k))
     if fine is not None:
@@ -233,25 +269,32 @@ def ways_of(model: Model, fine: Model | None, k: int, with_slow: bool) -> dict[s
 
 
 def measure_model(model: Model, pictures: Sequence[Masked], slow: int, title: str) -> dict[str, Any]:
-    """Measure every way of explaining a model's answers, see `train.explained.measure_ways`.
+    """Measure every way of explaining a model's answers, see `train.heatmap_quality.measure_ways`.
 
     Args:
         model: whose answers.
         pictures: with masks.
-        slow: how many of them the slow methods are asked about.
+        slow: how many of them, evenly spread, the slow methods are asked about.
         title: of the progress bar.
     """
     fine = None
     if model.network is not None and model.inner_layer == INNER_LAYER:
         fine = torch_model(output_stride_16(model.network), model.placement.input_px)
+    asked = evenly(len(pictures), slow)
     return measure_ways(
         model.network,
-        lambda k, number: ways_of(model, fine, k, number < slow),
+        lambda k, number: ways_of(model, fine, k, number in asked),
         pictures,
         title,
         lambda pixels: int(model.answer(pixels)[0].argmax()),
-        [METHODS[name].title for name in SLOW],
+        [SAME_PICTURES, *(METHODS[name].title for name in SLOW)],
     )
+
+
+def evenly(count: int, wanted: int) -> list[int]:
+    """Return `wanted` of the numbers 0..count-1, or all, evenly spread."""
+    wanted = min(count, wanted)
+    return [round((i + 0.5) * count / wanted - 0.5) for i in range(wanted)]
 
 
 def quantization(reference: Model, device: Model, index: Index, numbers: Sequence[int]) -> dict[str, Any]:
@@ -300,8 +343,7 @@ def shuffled_labels(run: Run, index: Index, pictures: int = 512, epochs: int = 8
         epochs: over them.
     """
     random, network = np.random.default_rng(0), copy.deepcopy(run.network)
-    torch.manual_seed(0)
-    nn.init.normal_(network.classifier.weight, std=0.01)
+    nn.init.normal_(network.classifier.weight, std=0.01, generator=torch.Generator().manual_seed(0))
     numbers = random.choice(index.select(run.protocol, "train"), pictures, replace=False)
     targets = torch.from_numpy(random.permutation(index.targets(numbers.tolist())))
     pixels = torch.from_numpy(np.array(load_pixels(index)[np.sort(numbers)]))
@@ -316,30 +358,52 @@ def shuffled_labels(run: Run, index: Index, pictures: int = 512, epochs: int = 8
 
 
 def lime_stability(network: SelfExplaining, pictures: Sequence[Masked]) -> dict[str, Any]:
-    """Compare LIME's heatmaps of the same picture between seeds: intervals of ``spearman`` and ``overlap``."""
-    lime, model, rows = METHODS["lime"], torch_model(network, len(pictures[0].pixels)), []
+    """Compare LIME's heatmaps of the same picture between seeds.
+
+    Returns:
+        ``n``, ``seeds``; ``spearman`` and ``overlap``: intervals over pictures of the mean over all pairs of seeds.
+    """
+    lime, model = METHODS["lime"], torch_model(network, len(pictures[0].pixels))
+    rows: dict[str, list[float]] = {"spearman": [], "overlap": []}
     for one in tqdm(pictures, desc="LIME, seeds", unit="picture", leave=False, disable=None):
         k = int(model.answer(one.pixels)[0].argmax())
         heats = [lime.explain(Question(network, one.pixels, k, seed=seed)) for seed in range(LIME_SEEDS)]
-        rows += [agreement(heats[i], heats[j]) for i in range(LIME_SEEDS) for j in range(i)]
-    return {"n": len(pictures), "seeds": LIME_SEEDS} | {
-        key: interval([row[key] for row in rows]) for key in ("spearman", "overlap")
-    }
+        pairs = [agreement(*pair) for pair in combinations(heats, 2)]
+        for key, values in rows.items():
+            values.append(float(np.mean([pair[key] for pair in pairs])))
+    return {"n": len(pictures), "seeds": LIME_SEEDS} | {key: interval(values) for key, values in rows.items()}
 
 
-def cost(network: SelfExplaining, bundle: str, pixels: Pixels, rounds: int) -> dict[str, Any]:
-    """Time what an explanation costs over classification alone, on the device's engine and in PyTorch, in one run.
+def cost(network: SelfExplaining, classifier: Classifier, pixels: Pixels, rounds: int) -> dict[str, Any]:
+    """Time what an explanation costs over classification alone, on the device's engine and in PyTorch, on one thread.
+
+    Every way's answer is checked before it is timed.
+
+    Args:
+        network: full precision.
+        classifier: its bundle, opened with one thread.
+        pixels: one picture.
+        rounds: of the timing.
 
     Returns:
         ``rounds``, ``threads``; ``ways``: name -> percentiles in ms and ``ratio`` to classification alone on the same
-        engine. Slow methods are timed once in ten rounds' time, after the others: ``slow``: name -> ms and ratio.
+        engine, all ways by turns; ``slow``: method -> ``p50_ms``, the median of three, and ``ratio``, timed afterwards.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _cost(network, classifier, pixels, rounds)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _cost(network: SelfExplaining, classifier: Classifier, pixels: Pixels, rounds: int) -> dict[str, Any]:
     full, fine = (torch_model(one, len(pixels)) for one in (network, output_stride_16(network)))
-    device = bundle_model(bundle, full.placement)
-    shifted, classifier = shifted_passes(device), Classifier.open(bundle, threads=1)
-    engine, temperature = classifier.engine, classifier.bundle.manifest.temperature
+    device = bundle_model(classifier)
+    shifted, engine, temperature = shifted_passes(device), classifier.engine, classifier.bundle.manifest.temperature
     k = int(full.answer(pixels)[0].argmax())
-    ways: dict[str, Callable[[], object]] = {
+    asked = Question(network, pixels, k, place=full.placement)
+    ways: dict[str, Callable[[], Any]] = {
         "INT8: classify": lambda: softmax(engine.run(pixels)[0], temperature),
         "INT8: classify, with the heatmap": lambda: classifier.classify_pixels(pixels),
         "INT8: classify, with the heatmap laid over the picture": lambda: device.explain(pixels, k),
@@ -347,8 +411,9 @@ def cost(network: SelfExplaining, bundle: str, pixels: Pixels, rounds: int) -> d
         "fp32: classify": lambda: full.answer(pixels),
         "fp32: classify, with the heatmap laid over the picture": lambda: full.explain(pixels, k),
         "fp32: classify, output stride 16": lambda: fine.answer(pixels),
-        "fp32: Grad-CAM by autograd": lambda: METHODS["gradcam"].explain(Question(network, pixels, k)),
+        "fp32: Grad-CAM by autograd": lambda: METHODS["gradcam"].explain(asked),
     }
+    _require_right(k, *(way() for way in ways.values()))
     times = interleave(ways, rounds)
     found: dict[str, Any] = {"rounds": rounds, "threads": torch.get_num_threads(), "ways": {}, "slow": {}}
     for name, ms in times.items():
@@ -356,14 +421,34 @@ def cost(network: SelfExplaining, bundle: str, pixels: Pixels, rounds: int) -> d
         found["ways"][name] = dataclasses.asdict(latency(ms)) | {"ratio": {"value": value, "low": low, "high": high}}
     alone = found["ways"]["fp32: classify"]["p50_ms"]
     for name in SLOW:
+        assert METHODS[name].explain(asked).max() == 1  # untimed: the first call imports
         spent = []
         for _ in range(3):
             started = time.perf_counter()
-            METHODS[name].explain(Question(network, pixels, k))
+            METHODS[name].explain(asked)
             spent.append(1000 * (time.perf_counter() - started))
         p50_ms = float(np.median(spent))
         found["slow"][METHODS[name].title] = {"p50_ms": p50_ms, "ratio": p50_ms / alone}
     return found
+
+
+def _require_right(
+    k: int,
+    p: npt.NDArray[np.float64],
+    prediction: Prediction,
+    laid: Heat,
+    of_shifted: Heat,
+    full: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+    full_laid: Heat,
+    fine: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+    by_autograd: Heat,
+) -> None:
+    """Assert that all ways of `cost` answer the same question, and rightly."""
+    assert np.allclose(p, list(prediction.probabilities.values())) and int(p.argmax()) == k == int(full[0].argmax())
+    assert np.array_equal(laid, prediction.placement.enlarge(prediction.heatmap, len(laid)))
+    assert of_shifted.shape == laid.shape and of_shifted.max() > 0.5
+    assert np.abs(full_laid - by_autograd).max() < 1e-4
+    assert np.abs(fine[1][::2, ::2] - full[1]).max() <= 1e-3 * np.abs(full[1]).max()
 
 
 def measure(
@@ -375,21 +460,26 @@ def measure(
     full, full_fields = (
         dataclasses.replace(torch_model(run.network, run.input_px), inner_layer=INNER_LAYER) for run in (cells, fields)
     )
-    device = bundle_model("blood-cells", full.placement)
-    expert, rendered = expert_cells(data, cells.input_px), rendered_cells(12, cells.input_px)
+    bundle, bundle_fields = (Classifier.open(name, threads=1) for name in ("blood-cells", "all-subtypes"))
+    device, device_fields = bundle_model(bundle), bundle_model(bundle_fields)
+    others = [read_run(folder) for folder in beside]
+    for run in (cells, fields, *others):
+        require_plain(run.preprocess)  # known before, not after
+    expert, rendered = expert_cells(data, cells.preprocess), rendered_cells(6, cells.input_px)
+    yield "cost", cost(cells.network, bundle, expert[0].pixels, rounds)
     yield "expert masks, fp32", measure_model(full, expert, slow, "expert masks, fp32")
     yield "expert masks, INT8", measure_model(device, expert, 0, "expert masks, INT8")
     yield "rendered masks, fp32", measure_model(full, rendered, 0, "rendered masks, fp32")
     yield "rendered masks, INT8", measure_model(device, rendered, 0, "rendered masks, INT8")
-    for other in map(read_run, beside):
+    for other in others:
         title = f"expert masks, {BACKBONES[other.backbone].title}, {other.input_px} px"
         model = torch_model(other.network, other.input_px)
-        yield title, measure_model(model, expert_cells(data, other.input_px), 0, title)
-    weak = threshold_fields(data, fields.input_px)
-    device_fields = bundle_model("all-subtypes", full_fields.placement)
-    yield "threshold masks, fp32", measure_model(full_fields, weak[:60], 0, "threshold masks, fp32")
-    yield "threshold masks, INT8", measure_model(device_fields, weak[:60], 0, "threshold masks, INT8")
-    yield "LIME between seeds", lime_stability(cells.network, expert[: max(2, slow // 4)])
+        yield title, measure_model(model, expert_cells(data, other.preprocess), 0, title)
+    weak = threshold_fields(data, fields.preprocess)
+    yield "threshold masks, fp32", measure_model(full_fields, weak, 0, "threshold masks, fp32")
+    yield "threshold masks, INT8", measure_model(device_fields, weak, 0, "threshold masks, INT8")
+    few = [expert[i] for i in evenly(len(expert), max(2, slow // 4))]
+    yield "LIME between seeds", lime_stability(cells.network, few)
     spoilt = {spoilt_title(share): randomised(cells.network, share) for share in RANDOMISED}
     if index_folder is not None:
         index = read_index(index_folder)
@@ -397,7 +487,6 @@ def measure(
         numbers = index.select(cells.protocol, "test")
         yield "INT8 against fp32", quantization(full, device, index, numbers)
     yield "sanity", sanity(cells.network, spoilt, expert)
-    yield "cost", cost(cells.network, "blood-cells", expert[0].pixels, rounds)
 
 
 def main() -> int:
@@ -408,6 +497,7 @@ def main() -> int:
     parser.add_argument("--beside", nargs="+", type=Path, default=[], metavar="RUN", help="other blood-cells networks")
     parser.add_argument("--slow", type=int, default=24, metavar="N", help="pictures for the slow methods (default 24)")
     parser.add_argument("--rounds", type=int, default=200, help="of the timing (default 200)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help=f"default {RESULTS.name} among the results")
     parser.set_defaults(run=_run)
     return guarded(parser)
 
@@ -416,9 +506,8 @@ def _run(args: argparse.Namespace) -> None:
     found: dict[str, Any] = {}
     for name, part in measure(args.data, args.index, args.beside, args.slow, args.rounds):
         found[name] = part
+        write_text(args.out, json.dumps(found, indent=1) + "\n")  # after every part: they take minutes
         sys.stderr.write(f"{name}: done\n")
-    write_text(RESULTS, json.dumps(found, indent=1) + "\n")
-    sys.stderr.write(f"{RESULTS} is written\n")
 
 
 if __name__ == "__main__":

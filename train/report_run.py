@@ -19,9 +19,9 @@ from .tables import (
     HEADLINES,
     audit_rows,
     class_rows,
-    explained_rows,
     external_notes,
     external_rows,
+    heatmap_rows,
     interval_text,
     sanity_rows,
 )
@@ -51,7 +51,7 @@ def run_sections(folder: Path, info: dict[str, Any], card: dict[str, Any], name:
         Section(title + "controls", [_controls(metrics, scope)], 3),
         Section(title + "sources and patients", [*_sources(metrics, scope), *_groups(folder, info, name)], 3),
         Section(title + "shortcut audit", _audit(folder, info, name), 3),
-        Section(title + "explanations", _explained(folder, info), 3),
+        Section(title + "explanations", _heatmaps(folder, info), 3),
         Section(title + "external sets", _external(folder, info), 3),
         Section(title + "how to make it again", _again(folder, info), 3),
     ]
@@ -241,16 +241,16 @@ def _audit(folder: Path, info: dict[str, Any], name: str) -> list[Block]:
     ]
 
 
-def _explained(folder: Path, info: dict[str, Any]) -> list[Block]:
-    found = info.get("explained")
+def _heatmaps(folder: Path, info: dict[str, Any]) -> list[Block]:
+    found = info.get("heatmaps")
     if not found:
-        return [Text([f"Explanations not measured: run python -m train explained {folder}"])]
+        return [Text([f"Heatmaps not measured: run python -m train audit-heatmaps {folder}"])]
     how = found["interval"]
     scope = (
         f"{info['protocol']} protocol, {found['n']} test pictures with a white cell; {how['level']:.0%} "
         f"{how['method']} over pictures, {how['resamples']} resamples"
     )
-    lies, trusted = explained_rows(found["ways"])
+    lies, trusted = heatmap_rows(found["ways"])
     return [
         Table(f"Where the heat lies, beside maps that ask no network; {scope}.", *lies),
         Table(f"Whether the answer goes with the heat, and the heat stays or goes as it should; {scope}.", *trusted),

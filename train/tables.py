@@ -121,18 +121,18 @@ def audit_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
-def explained_report(info: dict[str, Any], found: dict[str, Any]) -> str:
-    """Lay out the tables of what a run's explanations are worth.
+def heatmap_report(info: dict[str, Any], found: dict[str, Any]) -> str:
+    """Lay out the tables of what a run's heatmaps are worth.
 
     Args:
         info: the run's ``run.json``.
-        found: from `train.explained.measure_run`.
+        found: from `train.heatmap_audit.measure_run`.
     """
     parts = [
-        f"{info['task']}, {info['backbone']}: explanations on {found['n']} test pictures with a white cell, "
+        f"{info['task']}, {info['backbone']}: heatmaps on {found['n']} test pictures with a white cell, "
         f"{found['protocol']} protocol",
-        *(_ruled(*rows) for rows in explained_rows(found["ways"])),
-        f"made at random: Spearman with the trained network's map\n{_ruled(*sanity_rows(found['sanity']))}",
+        *(_ruled(*rows) for rows in heatmap_rows(found["ways"])),
+        f"drawn by chance: Spearman with the trained network's map\n{_ruled(*sanity_rows(found['sanity']))}",
         "[low, high]: 95 % bootstrap over pictures. Research software, not a diagnosis.",
     ]
     return "\n\n".join(parts)
@@ -155,7 +155,7 @@ FAITHFUL = (
 """Numbers of an explanation: key, and what they are called."""
 
 
-def explained_rows(ways: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
+def heatmap_rows(ways: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
     """Return head and rows of the tables of ways to explain: where the heat lies, and whether it can be trusted."""
     return [
         (
@@ -167,10 +167,13 @@ def explained_rows(ways: dict[str, Any]) -> list[tuple[list[str], list[list[str]
 
 
 def sanity_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return head and rows of the table of sanity checks."""
-    titles = list(next(iter(found.values())))
-    rows = [[spoilt, *(interval_text(row[title], 2) for title in titles)] for spoilt, row in found.items()]
-    return ["what was made at random", *titles], rows
+    """Return head and rows of the table of sanity checks, see `train.heatmap_quality.sanity`."""
+    titles = list(next(iter(found.values()))["spearman"])
+    rows = [
+        [spoilt, *(interval_text(row["spearman"][title], 2) for title in titles), f"{row['flat']:.0%}"]
+        for spoilt, row in found.items()
+    ]
+    return ["drawn by chance", *titles, "maps that are flat"], rows
 
 
 def external_report(info: dict[str, Any], found: dict[str, Any]) -> str:
