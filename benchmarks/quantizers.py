@@ -54,6 +54,7 @@ def compare(folder: Path, index_folder: Path | None, images: int, others: dict[s
     from export.to_onnx import CLASS_MAP, INPUT, LOGITS, to_onnx
     from export.to_tflite import to_tflite
     from train.evaluate import index_of, network_outputs
+    from train.geometry import placement
     from train.pixels import load_pixels
     from train.run_folder import read_run
 
@@ -62,7 +63,8 @@ def compare(folder: Path, index_folder: Path | None, images: int, others: dict[s
     pixels, test = load_pixels(index, run.preprocess), index.select(run.protocol, "test")
     reference = Outputs(*network_outputs(run.network, pixels, test, progress="torch"))
     _, height, width, classes = reference.class_map.shape
-    spec = IOSpec(INPUT, run.input_px, LOGITS, CLASS_MAP, height, width, classes)
+    place = placement(run.network.features, "", run.input_px)
+    spec = IOSpec(INPUT, run.input_px, LOGITS, CLASS_MAP, height, width, place.first_px, place.step_px, classes)
     chosen = choose_calibration(index, run.protocol, images)
     calibration = np.ascontiguousarray(pixels[list(chosen.numbers)])
     full = to_tflite(to_onnx(run.network, run.input_px))

@@ -9,6 +9,7 @@ or written here.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from . import DEFAULT_MODEL
 from .bundle import Bundle, open_bundle
 from .engines import Engine, open_engine
 from .errors import UsageError
-from .heatmap import heatmap
-from .preprocess import Pixels, Preprocess, decode, from_array, from_picture, prepare
+from .heatmap import Placement, heatmap
+from .preprocess import Pixels, Preprocess, decode, from_array, from_picture, prepare, standardised
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,7 +50,10 @@ class Prediction:
         logits: (K,) float32.
         class_map: (h, w, K) float32, evidence for each class at each position.
         heatmap: (h, w) float32, 0..1, of the predicted label.
+        placement: of the class map's and heatmap's cells in the picture.
         pixels: (input_px, input_px, 3) uint8 RGB, what the model saw; heatmap and class map lie over it.
+        plain: the same as they came, before standardisation (`pixels` itself where the bundle asks for none): cells can
+            be found in these only. None where only standardised ones were given.
         flags: operating point -> answer.
         timings_ms: "decode", "prepare", "infer" and "total", milliseconds.
         bundle_id: of the bundle that answered.
@@ -62,7 +66,9 @@ class Prediction:
     logits: npt.NDArray[np.float32]
     class_map: npt.NDArray[np.float32]
     heatmap: npt.NDArray[np.float32]
+    placement: Placement
     pixels: Pixels
+    plain: Pixels | None
     flags: dict[str, Flag]
     timings_ms: dict[str, float]
     bundle_id: str
@@ -76,6 +82,7 @@ class Prediction:
             "probabilities": {label: round(value, 6) for label, value in self.probabilities.items()},
             "logits": [round(float(value), 6) for value in self.logits],
             "heatmap": [[round(float(value), 4) for value in row] for row in self.heatmap],
+            "placement": dataclasses.asdict(self.placement),
             "flags": {
                 name: {"yes": flag.yes, "score": round(flag.score, 6), "threshold": flag.threshold}
                 for name, flag in self.flags.items()
@@ -144,16 +151,19 @@ class Classifier:
         else:
             picture = from_picture(image, name or "picture")
         decoded = time.perf_counter()
-        pixels = prepare(picture, self.preprocess)
+        plain = prepare(picture, self.preprocess.plain)
+        pixels = standardised(plain, self.preprocess)
         del picture  # its memory is needed for the inference
-        return self._answer(pixels, start, decoded, time.perf_counter())
+        return self._answer(pixels, plain, start, decoded, time.perf_counter())
 
     def classify_pixels(self, pixels: Pixels) -> Prediction:
         """Classify pixels that `preprocess.prepare` made: (input_px, input_px, 3) uint8 RGB, taken as they are."""
         start = time.perf_counter()
-        return self._answer(pixels, start, start, start)
+        return self._answer(pixels, None if self.preprocess.standardises else pixels, start, start, start)
 
-    def _answer(self, pixels: Pixels, start: float, decoded: float, prepared: float) -> Prediction:
+    def _answer(
+        self, pixels: Pixels, plain: Pixels | None, start: float, decoded: float, prepared: float
+    ) -> Prediction:
         logits, class_map = self.engine.run(pixels)
         inferred = time.perf_counter()
         manifest = self.bundle.manifest
@@ -163,7 +173,7 @@ class Classifier:
         for point in manifest.operating_points:
             score = min(1.0, sum(probabilities[label] for label in point.positive))
             flags[point.name] = Flag(score >= point.threshold, score, point.threshold)
-        best = int(np.argmax(logits))
+        io, best = manifest.io, int(np.argmax(logits))
         shown = heatmap(class_map, best)
         moments = {"decode": decoded - start, "prepare": prepared - decoded, "infer": inferred - prepared}
         moments["total"] = time.perf_counter() - start
@@ -174,7 +184,9 @@ class Classifier:
             logits,
             class_map,
             shown,
+            Placement(io.map_first_px, io.map_step_px, io.input_px),
             pixels,
+            plain,
             flags,
             {name: 1000.0 * seconds for name, seconds in moments.items()},
             self.bundle.id,

@@ -20,6 +20,7 @@ from .guard import Parser, complain, guarded
 
 if TYPE_CHECKING:
     from .classifier import Classifier, Prediction
+    from .explanation import Explanation
 
 _ENGINES = ("litert", "tflite-runtime", "onnxruntime")  # as in engines.ENGINES, which needs numpy; a test compares
 _FAILED = 1
@@ -27,7 +28,7 @@ _FAILED = 1
 _EXAMPLES = """\
 examples:
   python -m edge_runtime classify smear.jpg
-  python -m edge_runtime classify --overlay out/ --json folder/ > answers.jsonl
+  python -m edge_runtime classify --explain --overlay out/ --json folder/ > answers.jsonl
   python -m edge_runtime classify --model blood-cells --csv --output cells.csv cells/
   cat smear.jpg | python -m edge_runtime classify -
   python -m edge_runtime verify
@@ -78,6 +79,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     form.add_argument("--csv", action="store_true", help="a CSV table")
     classify.add_argument("--output", metavar="FILE", help="write there instead of standard output")
     classify.add_argument("--overlay", metavar="PATH", help="draw the heatmaps: a folder, or a file for one picture")
+    classify.add_argument(
+        "--explain",
+        action="store_true",
+        help="say where the heat lies: share on white cells, centre, box; overlays also show answer against runner-up",
+    )
     classify.add_argument("--model", default=DEFAULT_MODEL, metavar="MODEL", help="name or path; default: %(default)s")
     classify.add_argument("--top", type=int, default=3, metavar="N", help="labels in a line; default: %(default)s")
     _engine_options(classify)
@@ -136,7 +142,7 @@ def _classify(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         write = stack.enter_context(_writer(options.output))
         if options.csv:
-            write(report.csv_header(manifest))
+            write(report.csv_header(manifest, options.explain))
         bar = _Bar(len(pictures), silent=options.output is None and sys.stdout.isatty())
         stack.callback(bar.clear)
         for place, name in enumerate(pictures):
@@ -144,8 +150,9 @@ def _classify(options: argparse.Namespace) -> int:
             shown = "stdin" if name == "-" else name
             try:
                 prediction = _one(classifier, name)
+                explanation = _explain(prediction, manifest.task.kind) if options.explain else None
                 if overlays is not None:
-                    _save_overlay(prediction, overlays[place])
+                    _save_overlay(prediction, overlays[place], explanation)
             except LeukoscopeError as error:
                 failures += 1
                 bar.clear()
@@ -153,14 +160,14 @@ def _classify(options: argparse.Namespace) -> int:
                 if options.json:
                     write(report.json_line({"picture": shown, "error": str(error)}))
                 elif options.csv:
-                    write(report.csv_error(shown, str(error), manifest))
+                    write(report.csv_error(shown, str(error), manifest, options.explain))
                 continue
             if options.json:
-                write(report.prediction_json(shown, prediction))
+                write(report.prediction_json(shown, prediction, explanation))
             elif options.csv:
-                write(report.csv_row(shown, prediction))
+                write(report.csv_row(shown, prediction, explanation))
             else:
-                write(report.prediction_line(shown, prediction, options.top))
+                write(report.prediction_line(shown, prediction, options.top, explanation))
         if not (options.json or options.csv):
             write(report.NOTE)
     return _FAILED if failures else 0
@@ -176,14 +183,20 @@ def _one(classifier: Classifier, name: str) -> Prediction:
     return classifier.classify(read_stream(sys.stdin.buffer, "stdin"), "stdin")
 
 
-def _save_overlay(prediction: Prediction, path: os.PathLike[str]) -> None:
+def _explain(prediction: Prediction, kind: str) -> Explanation:
+    from .explanation import explain
+
+    return explain(prediction, kind)
+
+
+def _save_overlay(prediction: Prediction, path: os.PathLike[str], explanation: Explanation | None) -> None:
     from pathlib import Path
 
     from .files import make_folder
     from .overlay import save_overlay
 
     make_folder(Path(path).parent)
-    save_overlay(prediction, Path(path))
+    save_overlay(prediction, Path(path), explanation)
 
 
 def _models(options: argparse.Namespace) -> int:

@@ -79,6 +79,20 @@ def make_folder(path: Path) -> None:
         raise OutputError(f"{path}: cannot be made", got=error.strerror or type(error).__name__) from None
 
 
+def require_writable(folder: Path) -> None:
+    """Write an empty file to a folder that is there and remove it: who has long to work asks before, not after.
+
+    Raises:
+        OutputError: nothing can be written there.
+    """
+    trial = temporary_name(folder / "trial")
+    try:
+        trial.write_bytes(b"")
+        trial.unlink()
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written", got=error.strerror or type(error).__name__) from None
+
+
 def _remove(temporary: Path) -> None:
     try:
         temporary.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
 """The manifest: from the bytes of ``manifest.json`` to frozen dataclasses, or a `BundleError` that names the key.
 
 This is the reader's half of ``docs/bundle-format.md``; ``export`` passes what it wrote through `parse_manifest` too, so
-a manifest that this file refuses is never shipped. Nothing here has a default: a missing key is an error; only
-standardisation is new in version 2, and unknown to version 1. No file is opened, and neither numpy nor an engine is
-imported, so that ``models`` and ``info`` stay instant.
+a manifest that this file refuses is never shipped. A missing key is an error; nothing but the places of the class map's
+cells has a default, and only standardisation is new in version 2, and unknown to version 1. No file is opened, and
+neither numpy nor an engine is imported, so that ``models`` and ``info`` stay instant.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class IOSpec:
         class_map_name: graph output, (1, map_height, map_width, classes).
         map_height: rows of the class map.
         map_width: columns of the class map.
+        map_first_px: centre of what the first row and column of the class map look at, pixels from the input's edge.
+        map_step_px: from there to the next, pixels.
         classes: number of labels.
     """
 
@@ -53,6 +55,8 @@ class IOSpec:
     class_map_name: str
     map_height: int
     map_width: int
+    map_first_px: float
+    map_step_px: float
     classes: int
 
 
@@ -237,7 +241,11 @@ def _io(top: Node, classes: int) -> IOSpec:
     if map_name == logits:
         raise class_map.wrong("name", repr(map_name), "another output than outputs.logits.name")
     height, width = class_map.integer("height", 1, input_px), class_map.integer("width", 1, input_px)
-    return IOSpec(input_name, input_px, logits, map_name, height, width, classes)
+    if width != height:  # one step leads from row to row and from column to column
+        raise class_map.wrong("width", width, f"{height}, as outputs.class_map.height")
+    step_px = class_map.number("step_px", low=1.0, high=input_px) if "step_px" in class_map.value else input_px / width
+    first_px = class_map.number("first_px", low=0.0, high=input_px) if "first_px" in class_map.value else step_px / 2
+    return IOSpec(input_name, input_px, logits, map_name, height, width, first_px, step_px, classes)
 
 
 def _preprocess(node: Node, version: int, kind: str) -> None:

@@ -16,13 +16,16 @@ from .preprocess import PICTURE_SUFFIXES
 STDIN = "-"
 
 
-def find_pictures(arguments: Iterable[str], on_error: Callable[[OSError], None]) -> list[str]:
+def find_pictures(
+    arguments: Iterable[str], on_error: Callable[[OSError], None], skip: str | os.PathLike[str] | None = None
+) -> list[str]:
     """List the pictures that the arguments mean.
 
     Args:
         arguments: files, folders (searched through all levels, sorted; hidden names and links to folders are left
             out) and at most one "-".
         on_error: called for each folder below that cannot be listed.
+        skip: folder that is left out where a search comes upon it: where results go.
 
     Returns:
         Paths, and "-" for standard input.
@@ -35,7 +38,7 @@ def find_pictures(arguments: Iterable[str], on_error: Callable[[OSError], None])
         if argument == STDIN and STDIN in found:
             raise UsageError("standard input can be read only once", got="two '-'")
         if argument != STDIN and os.path.isdir(argument):
-            found.extend(_in_folder(argument, on_error))
+            found.extend(_in_folder(argument, on_error, None if skip is None else os.path.realpath(skip)))
         else:
             found.append(argument)
     if not found:
@@ -43,11 +46,15 @@ def find_pictures(arguments: Iterable[str], on_error: Callable[[OSError], None])
     return found
 
 
-def _in_folder(folder: str, on_error: Callable[[OSError], None]) -> list[str]:
+def _in_folder(folder: str, on_error: Callable[[OSError], None], skip: str | None) -> list[str]:
     found = []
     for where, folders, names in os.walk(folder, onerror=on_error):
         # Hidden ones are no smears: thumbnails, and the "._" twins that a Mac leaves on every card.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and (skip is None or os.path.realpath(os.path.join(where, name)) != skip)
+        )
         for name in sorted(names):
             if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
                 found.append(os.path.join(where, name))
@@ -73,14 +80,19 @@ def overlay_paths(pictures: list[str], target: Path) -> list[Path]:
         if os.path.realpath(target) == os.path.realpath(pictures[0]):
             raise UsageError("the overlay would overwrite the picture", got=str(target))
         return [target]
+    stems = ("stdin" if picture == STDIN else Path(picture).stem for picture in pictures)
+    return [target / f"{name}.overlay.png" for name in distinct(stems)]
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Number names where they repeat: a, a -> a, a-2; A and a count as one, as some file systems have it."""
     taken: set[str] = set()
-    paths = []
-    for picture in pictures:
-        stem = "stdin" if picture == STDIN else Path(picture).stem
+    found = []
+    for stem in names:
         name, number = stem, 1
-        while name.casefold() in taken:  # some file systems take A.png and a.png for one name
+        while name.casefold() in taken:
             number += 1
             name = f"{stem}-{number}"
         taken.add(name.casefold())
-        paths.append(target / f"{name}.overlay.png")
-    return paths
+        found.append(name)
+    return found

@@ -205,6 +205,11 @@ def prepare(picture: Image.Image, preprocess: Preprocess, box: Box | None = None
     square = picture if whole else picture.crop((x, y, x + side, y + side))
     resized = square.resize((preprocess.input_px, preprocess.input_px), Image.Resampling.BILINEAR)
     pixels = np.array(resized)  # (input_px, input_px, 3) uint8; a copy the caller may write to
+    return standardised(pixels, preprocess)
+
+
+def standardised(pixels: Pixels, preprocess: Preprocess) -> Pixels:
+    """Do the last step of `prepare`: (H, W, 3) uint8 -> the same shape; `pixels` itself where nothing is to be done."""
     if not preprocess.standardises:
         return pixels
     from .standardise import standardise  # most bundles need neither cells nor stains, and start without them

@@ -16,6 +16,7 @@ from .manifest import STANDARDISATION, Manifest
 if TYPE_CHECKING:
     from .bundle import Bundle
     from .classifier import Prediction
+    from .explanation import Explanation
     from .golden import VerifyReport
 
 NOTE = "Research decision support, not a diagnosis."
@@ -26,18 +27,20 @@ def json_line(values: Mapping[str, Any]) -> str:
     return json.dumps(values, ensure_ascii=True, allow_nan=False)
 
 
-def prediction_json(picture: str, prediction: Prediction) -> str:
+def prediction_json(picture: str, prediction: Prediction, explanation: Explanation | None = None) -> str:
     """Return a prediction as one line of JSON; `picture` comes first."""
-    return json_line({"picture": picture, **prediction.to_dict()})
+    explained = {} if explanation is None else {"explanation": explanation.to_dict()}
+    return json_line({"picture": picture, **prediction.to_dict(), **explained})
 
 
-def prediction_line(picture: str, prediction: Prediction, top: int) -> str:
+def prediction_line(picture: str, prediction: Prediction, top: int, explanation: Explanation | None = None) -> str:
     """Return a prediction as one line for people.
 
     Args:
         picture: its name.
         prediction: the answer.
         top: how many labels to name, at least 1.
+        explanation: of it, or None.
     """
     ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
     others = [f"{label} {100 * value:.1f} %" for label, value in ranked if label != prediction.label][: top - 1]
@@ -46,19 +49,37 @@ def prediction_line(picture: str, prediction: Prediction, top: int) -> str:
         f"{name}: {'yes' if flag.yes else 'no'} ({flag.score:.3f} {'>=' if flag.yes else '<'} {flag.threshold:.3f})"
         for name, flag in prediction.flags.items()
     )
-    parts = [first + (f" ({', '.join(others)})" if others else ""), flags, f"{prediction.timings_ms['total']:.0f} ms"]
+    seen = "" if explanation is None else _seen(explanation)
+    time = f"{prediction.timings_ms['total']:.0f} ms"
+    parts = [first + (f" ({', '.join(others)})" if others else ""), flags, seen, time]
     return "; ".join(part for part in parts if part)
 
 
-def csv_header(manifest: Manifest) -> str:
-    """Return the head of a CSV table for a bundle's predictions."""
+def _seen(explanation: Explanation) -> str:
+    """Say where the heat lies, in words."""
+    if explanation.centroid is None:
+        return "no heat: nothing in the picture speaks for the answer"
+    x, y = explanation.centroid
+    share = explanation.inside_cell
+    inside = "no white cell found" if share is None else f"{share:.0%} of the heat on white cells"
+    return f"{inside}, centre {x:.2f}, {y:.2f}; runner-up {explanation.runner_up}"
+
+
+EXPLAINED = ("runner_up", "inside_cell", "centre_x", "centre_y", "box_left", "box_top", "box_width", "box_height")
+"""Columns of an explanation; places are shares of the square that the model saw."""
+
+
+def csv_header(manifest: Manifest, explained: bool = False) -> str:
+    """Return the head of a CSV table for a bundle's predictions, with an explanation's columns where asked for."""
     labels = [f"p {label}" for label in manifest.task.labels]
     flags = [point.name for point in manifest.operating_points]
-    return _csv(["picture", "label", "probability", *labels, *flags, "total_ms", "bundle_id", "degraded", "error"])
+    answer = ["picture", "label", "probability", *labels, *flags]
+    return _csv([*answer, *(EXPLAINED if explained else ()), "total_ms", "bundle_id", "degraded", "error"])
 
 
-def csv_row(picture: str, prediction: Prediction) -> str:
+def csv_row(picture: str, prediction: Prediction, explanation: Explanation | None = None) -> str:
     """Return a prediction as a row under `csv_header`."""
+    explained = [] if explanation is None else _explained_cells(explanation)
     return _csv(
         [
             picture,
@@ -66,6 +87,7 @@ def csv_row(picture: str, prediction: Prediction) -> str:
             f"{prediction.probability:.6f}",
             *(f"{value:.6f}" for value in prediction.probabilities.values()),
             *("yes" if flag.yes else "no" for flag in prediction.flags.values()),
+            *explained,
             f"{prediction.timings_ms['total']:.3f}",
             prediction.bundle_id,
             "yes" if prediction.degraded else "no",
@@ -74,9 +96,14 @@ def csv_row(picture: str, prediction: Prediction) -> str:
     )
 
 
-def csv_error(picture: str, error: str, manifest: Manifest) -> str:
+def _explained_cells(explanation: Explanation) -> list[str]:
+    numbers = (explanation.inside_cell, *(explanation.centroid or (None,) * 2), *(explanation.box or (None,) * 4))
+    return [explanation.runner_up, *("" if number is None else f"{number:.4f}" for number in numbers)]
+
+
+def csv_error(picture: str, error: str, manifest: Manifest, explained: bool = False) -> str:
     """Return the row of a picture that could not be classified."""
-    empty = len(manifest.task.labels) + len(manifest.operating_points) + 5
+    empty = len(manifest.task.labels) + len(manifest.operating_points) + (len(EXPLAINED) if explained else 0) + 5
     return _csv([picture, *[""] * empty, error])
 
 

@@ -198,7 +198,13 @@ def manifest(export: Export, golden: dict[str, Any]) -> dict[str, Any]:
         "preprocess": _preprocess(run.preprocess),
         "outputs": {
             "logits": {"name": io_spec.logits_name},
-            "class_map": {"name": io_spec.class_map_name, "height": io_spec.map_height, "width": io_spec.map_width},
+            "class_map": {
+                "name": io_spec.class_map_name,
+                "height": io_spec.map_height,
+                "width": io_spec.map_width,
+                "first_px": io_spec.map_first_px,
+                "step_px": io_spec.map_step_px,
+            },
         },
         "temperature": info["temperature"],
         "operating_points": info["operating_points"],

@@ -132,6 +132,7 @@ def export_run(
         ExportError: the run is not evaluated, a converter fails, or the calibration set touches the held-out splits.
         DataError: the index is not the run's.
     """
+    from train.geometry import placement
     from train.pixels import load_pixels
 
     missing = [key for key in EVALUATED if key not in run.info]
@@ -145,7 +146,8 @@ def export_run(
     pixels, test = load_pixels(index, run.preprocess), index.select(run.protocol, "test")
     reference = Outputs(*network_outputs(run.network, pixels, test, progress="parity: torch"))
     _, height, width, classes = reference.class_map.shape
-    io = IOSpec(INPUT, run.input_px, LOGITS, CLASS_MAP, height, width, classes)
+    place = placement(run.network.features, "", run.input_px)
+    io = IOSpec(INPUT, run.input_px, LOGITS, CLASS_MAP, height, width, place.first_px, place.step_px, classes)
     if reference.whole:
         _same_as_evaluated(run, reference, index.targets(test))
 

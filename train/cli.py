@@ -22,6 +22,8 @@ EXAMPLES = """examples:
   python -m train fit work/all-subtypes --protocol grouped --weights imagenet --out work/run
   python -m train evaluate work/run
   python -m train audit work/run
+  python -m train explain work/run smears/ --method gradcam lime --out work/explain
+  python -m train audit-heatmaps work/run --method class-map lime
   python -m train external work/run work/another-laboratory
   python -m train report work/run --out report.html
   python -m train compare work/run work/run-2 --out work/compare
@@ -56,13 +58,15 @@ def build_parser() -> argparse.ArgumentParser:
     split.add_argument("--seed", type=int, default=0)
     split.set_defaults(run=_split)
 
-    from . import audit, compare, evaluate, external, fit, render, report
+    from . import audit, compare, evaluate, explain, external, fit, heatmap_audit, render, report
 
     for module, name, text in (
         (fit, "fit", "fine-tune a backbone; resumes where it was stopped"),
         (evaluate, "evaluate", "metrics with intervals, beside their controls"),
         (external, "external", "what a run is worth on pictures of an index it was not trained on"),
         (audit, "audit", "what a run rests on: background, stain, colour, sharpness changed one at a time"),
+        (explain, "explain", "where runs saw a class in pictures: several methods side by side, and raw arrays"),
+        (heatmap_audit, "audit-heatmaps", "what a run's heatmaps are worth: cells, deletion, stability, sanity checks"),
         (report, "report", "one HTML file with everything that is known of some runs"),
         (compare, "compare", "several runs in one table and one picture, with what they cost"),
         (render, "render", "render stained smears with known masks"),

@@ -21,7 +21,9 @@ from .tables import (
     class_rows,
     external_notes,
     external_rows,
+    heatmap_rows,
     interval_text,
+    sanity_rows,
 )
 
 WORST_GROUPS = 10
@@ -49,6 +51,7 @@ def run_sections(folder: Path, info: dict[str, Any], card: dict[str, Any], name:
         Section(title + "controls", [_controls(metrics, scope)], 3),
         Section(title + "sources and patients", [*_sources(metrics, scope), *_groups(folder, info, name)], 3),
         Section(title + "shortcut audit", _audit(folder, info, name), 3),
+        Section(title + "explanations", _heatmaps(folder, info), 3),
         Section(title + "external sets", _external(folder, info), 3),
         Section(title + "how to make it again", _again(folder, info), 3),
     ]
@@ -235,6 +238,23 @@ def _audit(folder: Path, info: dict[str, Any], name: str) -> list[Block]:
         Picture(to_svg(figure, f"{name}-audit", alt), f"{alt} Dashed: as they are; {scope}."),
         Text(notes, points=True),
         Table("What is done to the pictures.", ["pictures", "treatment"], [[row["name"], row["text"]] for row in rows]),
+    ]
+
+
+def _heatmaps(folder: Path, info: dict[str, Any]) -> list[Block]:
+    found = info.get("heatmaps")
+    if not found:
+        return [Text([f"Heatmaps not measured: run python -m train audit-heatmaps {folder}"])]
+    how = found["interval"]
+    scope = (
+        f"{info['protocol']} protocol, {found['n']} test pictures with a white cell; {how['level']:.0%} "
+        f"{how['method']} over pictures, {how['resamples']} resamples"
+    )
+    lies, trusted = heatmap_rows(found["ways"])
+    return [
+        Table(f"Where the heat lies, beside maps that ask no network; {scope}.", *lies),
+        Table(f"Whether the answer goes with the heat, and the heat stays or goes as it should; {scope}.", *trusted),
+        Table(f"Sanity: Spearman with the trained network's heatmap; {scope}.", *sanity_rows(found["sanity"])),
     ]
 
 

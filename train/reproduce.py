@@ -39,6 +39,8 @@ def commands(folder: Path, info: dict[str, Any]) -> list[str]:
     for key, split in (("audit", []), ("audit_val", ["--split", "val"])):
         if key in info:
             steps.append(["audit", out, *split])
+    if "heatmaps" in info:
+        steps.append(["audit-heatmaps", out])
     for found in info.get("external", {}).values():
         split = [] if found["split"] == "all" else ["--split", found["split"]]
         steps.append(["external", out, found["index"], *split])

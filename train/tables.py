@@ -121,6 +121,61 @@ def audit_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
+def heatmap_report(info: dict[str, Any], found: dict[str, Any]) -> str:
+    """Lay out the tables of what a run's heatmaps are worth.
+
+    Args:
+        info: the run's ``run.json``.
+        found: from `train.heatmap_audit.measure_run`.
+    """
+    parts = [
+        f"{info['task']}, {info['backbone']}: heatmaps on {found['n']} test pictures with a white cell, "
+        f"{found['protocol']} protocol",
+        *(_ruled(*rows) for rows in heatmap_rows(found["ways"])),
+        f"drawn by chance: Spearman with the trained network's map\n{_ruled(*sanity_rows(found['sanity']))}",
+        "[low, high]: 95 % bootstrap over pictures. Research software, not a diagnosis.",
+    ]
+    return "\n\n".join(parts)
+
+
+WAYS = (
+    ("pointing", "pointing game"),
+    ("top_share", "top 20 % on cells"),
+    ("beats_darkness", "less stain darkness"),
+    ("heat_share", "heat on cells"),
+)
+FAITHFUL = (
+    ("deletion", "deletion AUC (low)"),
+    ("insertion", "insertion AUC (high)"),
+    ("spearman", "Spearman with the first"),
+    ("stable: shift", "moved"),
+    ("stable: JPEG", "JPEG"),
+    ("stable: stain", "other stain"),
+)
+"""Numbers of an explanation: key, and what they are called."""
+
+
+def heatmap_rows(ways: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
+    """Return head and rows of the tables of ways to explain: where the heat lies, and whether it can be trusted."""
+    return [
+        (
+            ["heatmap", *(title for _, title in columns)],
+            [[name, *(interval_text(row.get(key), 2) for key, _ in columns)] for name, row in ways.items()],
+        )
+        for columns in (WAYS, FAITHFUL)
+    ]
+
+
+def sanity_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of the table of sanity checks, see `train.heatmap_quality.sanity`."""
+    titles = list(next(iter(found.values()))["spearman"])
+    rows = [
+        [spoilt, *(interval_text(row["spearman"][title], 2) for title in titles), f"{row['flat']:.0%}"]
+        for spoilt, row in found.items()
+    ]
+    return ["drawn by chance", *titles, "maps that are flat"], rows
+
+
 def external_report(info: dict[str, Any], found: dict[str, Any]) -> str:
     """Lay out the tables of a run on another index's pictures.
 

@@ -140,10 +140,15 @@ def _from_density(density: Floats) -> Pixels:
     return _to_pixels(255 * np.exp(-density.clip(0)))
 
 
-def _stain(haematoxylin: float, eosin: float) -> Change:
+def restained(pixels: Pixels, haematoxylin: float, eosin: float) -> Pixels:
+    """Multiply the optical densities of both stains: (N, H, W, 3) uint8."""
     stains = np.array(STAINS) / np.linalg.norm(STAINS, axis=0)  # columns
     mixing = (stains * (haematoxylin, eosin, 1)) @ np.linalg.inv(stains)  # of optical densities
-    return lambda block: _from_density(optical_density(block.pixels) @ mixing.T.astype(np.float32))
+    return _from_density(optical_density(pixels) @ mixing.T.astype(np.float32))
+
+
+def _stain(haematoxylin: float, eosin: float) -> Change:
+    return lambda block: restained(block.pixels, haematoxylin, eosin)
 
 
 def _stain_swapped(block: Block) -> Pixels:

@@ -147,6 +147,7 @@ def set_at(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("outputs.class_map.name", "logits", "outputs.class_map.name: got 'logits'"),
         ("outputs.class_map.height", 0, "outputs.class_map.height: got 0, expected 1 to 32"),
         ("outputs.class_map.width", 33, "outputs.class_map.width"),
+        ("outputs.class_map.width", 3, "outputs.class_map.width: got 3, expected 4, as outputs.class_map.height"),
         ("temperature", 0, "temperature: got 0, expected more than 0"),
         ("temperature", -1.5, "temperature: got -1.5"),
         ("temperature", 10**400, "temperature: got an integer too large"),

@@ -173,7 +173,7 @@ def replace_file(folder: Path, name: str, content: bytes) -> Path:
     return spoil(folder, lambda stated: stated["files"].update({name: entry}))
 
 
-TINY_IO = IOSpec("pixels", 32, "logits", "class_map", 4, 4, len(LABELS))
+TINY_IO = IOSpec("pixels", 32, "logits", "class_map", 4, 4, 4.0, 8.0, len(LABELS))
 """What the committed tiny models look like; see fixtures/make_tiny.py."""
 
 

@@ -35,6 +35,12 @@ def test_default_bundles_open_by_name(valid_bundle: Path, tmp_path: Path, monkey
         open_bundle("c")
 
 
+@pytest.mark.parametrize("name", default_bundles())
+def test_default_bundles_state_where_the_cells_of_their_class_map_lie(name: str) -> None:
+    manifest = open_bundle(name).manifest
+    assert {"first_px", "step_px"} <= set(manifest.raw["outputs"]["class_map"])
+
+
 def test_a_missing_folder_of_default_bundles_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "DEFAULT_BUNDLES", tmp_path / "none")
     assert default_bundles() == ()

@@ -19,6 +19,7 @@ from edge_runtime.bundle import open_bundle
 from edge_runtime.classifier import Classifier, softmax
 from edge_runtime.errors import ImageError, UsageError
 from edge_runtime.heatmap import heatmap
+from edge_runtime.preprocess import prepare
 
 FIELD = smear(96, 7)
 
@@ -55,6 +56,23 @@ def test_every_way_to_hand_over_a_picture_gives_the_same_answer(classifier: Clas
     for image in (path, str(path), FIELD, Image.fromarray(FIELD), Image.open(io.BytesIO(content))):
         assert np.array_equal(classifier.classify(image).logits, wanted)
     assert np.array_equal(classifier.classify_pixels(classifier.classify(path).pixels).logits, wanted)
+
+
+def test_pixels_are_kept_as_they_came_too(classifier: Classifier, bundle_folder: Path) -> None:
+    prediction = classifier.classify(FIELD)
+    assert prediction.plain is prediction.pixels
+    assert classifier.classify_pixels(prediction.pixels).plain is prediction.pixels
+
+    def standardise(stated: dict) -> None:
+        stated["version"] = 2
+        stated["preprocess"] |= {"background": "neutral-field", "stain": "reinhard"}
+
+    other = Classifier.open(spoil(bundle_folder, standardise))
+    found = other.classify(FIELD)
+    assert np.array_equal(found.pixels, prepare(Image.fromarray(FIELD), other.preprocess))
+    assert found.plain is not None and np.array_equal(found.plain, prediction.pixels)
+    assert not np.array_equal(found.plain, found.pixels)
+    assert other.classify_pixels(found.pixels).plain is None  # standardised already, and nobody has the others
 
 
 def test_grey_and_turned_pictures_are_taken_as_objects(classifier: Classifier) -> None:

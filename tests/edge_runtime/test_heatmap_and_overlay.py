@@ -13,8 +13,8 @@ from PIL import Image, ImageFont
 
 from edge_runtime.classifier import Classifier, Prediction
 from edge_runtime.errors import OutputError
-from edge_runtime.heatmap import heatmap, upsample
-from edge_runtime.overlay import SIDE_PX, colours, overlay, save_overlay
+from edge_runtime.heatmap import Placement, heatmap
+from edge_runtime.overlay import SIDE_PX, colours, contour, overlay, save_overlay
 
 RNG = np.random.default_rng(1)
 
@@ -47,13 +47,25 @@ def test_without_evidence_the_heatmap_is_zero_and_finite() -> None:
     assert np.isfinite(heatmap(tiny, 0)).all()
 
 
-def test_upsampling_is_bilinear_and_keeps_bounds() -> None:
+def test_cells_are_laid_where_they_look() -> None:
     small = np.array([[0, 1], [1, 0]], np.float32)
-    large = upsample(small, 8)
+    large = Placement.grid(2, 8).enlarge(small, 8)
     assert large.shape == (8, 8) and large.dtype == np.float32
     assert large.min() >= 0 and large.max() <= 1
     assert np.allclose(large, large.T) and large[0, 0] == 0 and large[0, -1] == 1
-    assert np.allclose(upsample(np.full((3, 3), 0.25, np.float32), 10), 0.25)
+    assert np.allclose(Placement.grid(3, 30).enlarge(np.full((3, 3), 0.25, np.float32), 10), 0.25)
+    spot = np.zeros((7, 7), np.float32)
+    spot[3, 2] = 1
+    for first_px, px in ((0.5, 224), (16.0, 224), (0.5, 448)):
+        found = Placement(first_px, 32.0, 224).enlarge(spot, px)
+        y, x = ((found.sum(axis) @ (np.arange(px) + 0.5)) / found.sum() * 224 / px for axis in (1, 0))
+        assert (x, y) == pytest.approx((first_px + 64, first_px + 96), abs=0.01)
+
+
+def test_a_grid_is_what_resizing_gives() -> None:
+    values = np.random.default_rng(0).random((7, 7), dtype=np.float32)
+    resized = np.asarray(Image.fromarray(values).resize((224, 224), Image.Resampling.BILINEAR))
+    assert np.abs(Placement.grid(7, 224).enlarge(values, 224) - resized).max() < 1e-5
 
 
 def test_the_colour_map_rises_evenly_in_lightness() -> None:
@@ -105,3 +117,16 @@ def test_labels_of_any_script_are_drawn_with_any_font(prediction: Prediction, mo
     bitmap = ImageFont.load_default_imagefont()
     monkeypatch.setattr(ImageFont, "load_default", lambda size=None: bitmap)
     overlay(foreign).save(io.BytesIO(), "PNG")
+
+
+def test_contour_is_the_rim_of_what_reaches_half() -> None:
+    values = np.zeros((9, 9), dtype=np.float32)
+    values[2:7, 2:7] = 0.5
+    expected = np.zeros((9, 9), dtype=bool)
+    expected[2:7, 2:7] = True
+    expected[3:6, 3:6] = False
+    assert np.array_equal(contour(values), expected)
+    assert not contour(np.ones((5, 5), dtype=np.float32)).any()  # the picture's edge is no rim
+    values[4, 4] = 2
+    assert contour(values).sum() == 1  # the level is a share of the peak
+    assert not contour(np.zeros((5, 5), dtype=np.float32)).any()

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.errors import BundleError
+from edge_runtime.heatmap import Placement
 from edge_runtime.manifest import Manifest, Measure, parse_manifest
 from edge_runtime.preprocess import BACKGROUNDS, STAINS, Preprocess
 
@@ -63,6 +64,52 @@ def test_every_standardisation_is_accepted_where_it_fits(stated: dict[str, Any])
                 else:
                     with pytest.raises(BundleError, match=f"preprocess.background: got '{background}'"):
                         parsed(stated)
+
+
+def test_class_map_may_say_where_its_cells_lie(stated: dict[str, Any]) -> None:
+    class_map = stated["outputs"]["class_map"]
+    class_map |= {"first_px": 0.5, "step_px": 8}
+    io = parsed(stated).io
+    assert (io.map_first_px, io.map_step_px) == (0.5, 8.0)
+    class_map |= {"first_px": 0, "step_px": 32}  # the limits themselves
+    io = parsed(stated).io
+    assert (io.map_first_px, io.map_step_px) == (0.0, 32.0)
+    class_map |= {"first_px": 32.0, "step_px": 1}
+    io = parsed(stated).io
+    assert (io.map_first_px, io.map_step_px) == (32.0, 1.0)
+
+
+def test_cells_share_the_picture_out_where_nothing_is_said(stated: dict[str, Any]) -> None:
+    class_map = stated["outputs"]["class_map"]
+    assert not {"first_px", "step_px"} & set(class_map)
+    io = parsed(stated).io
+    assert Placement(io.map_first_px, io.map_step_px, io.input_px) == Placement.grid(io.map_width, io.input_px)
+    class_map["first_px"] = 0.5
+    assert (parsed(stated).io.map_first_px, parsed(stated).io.map_step_px) == (0.5, 8.0)
+    class_map["step_px"] = 16
+    del class_map["first_px"]
+    assert (parsed(stated).io.map_first_px, parsed(stated).io.map_step_px) == (8.0, 16.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("first_px", "0.5", "got a text, expected a number"),
+        ("first_px", None, "got null, expected a number"),
+        ("first_px", True, "expected a number"),
+        ("first_px", -0.5, "got -0.5, expected 0 to 32"),
+        ("first_px", 32.5, "got 32.5, expected 0 to 32"),
+        ("step_px", [8], "expected a number"),
+        ("step_px", False, "expected a number"),
+        ("step_px", 0, "got 0, expected 1 to 32"),
+        ("step_px", -8, "got -8, expected 1 to 32"),
+        ("step_px", 10**400, "expected 1 to 32"),
+    ],
+)
+def test_cells_that_cannot_lie_there_are_refused(stated: dict[str, Any], key: str, value: object, says: str) -> None:
+    stated["outputs"]["class_map"][key] = value
+    with pytest.raises(BundleError, match=rf"outputs\.class_map\.{key}: .*{says}"):
+        parsed(stated)
 
 
 def test_unknown_keys_are_ignored(stated: dict[str, Any]) -> None:

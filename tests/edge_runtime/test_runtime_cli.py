@@ -6,10 +6,12 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bundle_maker import LABELS, bomb, encoded, smear, spoil, tiny_bundle
 from PIL import Image
@@ -18,6 +20,7 @@ from edge_runtime import __version__, bundle, cli
 from edge_runtime.classifier import Classifier
 from edge_runtime.engines import Engine
 from edge_runtime.errors import ImageError
+from edge_runtime.overlay import SIDE_PX
 
 NOTE = "Research decision support, not a diagnosis."
 
@@ -158,6 +161,75 @@ def test_overlays_go_to_a_file_or_a_folder(run, folder: Path, tmp_path: Path) ->
             assert picture.width > picture.height
     status, _, err = run("classify", folder, "--overlay", tmp_path / "one.png")
     assert status == 2 and "several pictures" in err[0]
+
+
+def test_explain_says_in_a_line_where_the_heat_lies(run, picture_file: Path) -> None:
+    plain, told = (run("classify", picture_file, *options)[1].splitlines()[0] for options in ((), ("--explain",)))
+    seen = re.compile(
+        r"(no white cell found|\d+% of the heat on white cells), centre 0\.\d\d, 0\.\d\d; runner-up (\w+)"
+        r"|no heat: nothing in the picture speaks for the answer"
+    )
+    found = seen.search(told)
+    assert found is not None and seen.search(plain) is None
+    assert told.split("; ")[0] == plain.split("; ")[0]
+    assert found[2] is None or found[2] == told.split("(")[1].split(" ")[0]  # the first that is not the answer
+
+
+def test_explain_adds_one_key_to_the_json(run, folder: Path) -> None:
+    plain, told = (
+        [json.loads(line) for line in run("classify", "--json", folder, *options)[1].splitlines()]
+        for options in ((), ("--explain",))
+    )
+    assert len(plain) == len(told) == 6
+    for before, after in zip(plain, told, strict=True):
+        if "error" in before:
+            assert after == before
+            continue
+        assert set(after) - set(before) == {"explanation"} and set(before) <= set(after)
+        found = after["explanation"]
+        assert set(found) == {"runner_up", "inside_cell", "centroid", "box", "level", "contrast"}
+        assert found["runner_up"] == sorted(LABELS, key=lambda label: -after["probabilities"][label])[1]
+        assert found["level"] == 0.5 and len(found["contrast"]) == len(after["heatmap"]) == 4
+        assert max(abs(value) for row in found["contrast"] for value in row) == 1
+        assert after["placement"] == {"first_px": 4.0, "step_px": 8.0, "input_px": 32}
+
+
+def test_explain_adds_columns_to_the_csv_for_bad_pictures_too(run, folder: Path) -> None:
+    status, out, _ = run("classify", "--csv", "--explain", folder)
+    head, *rows = csv.reader(io.StringIO(out))
+    explained = [
+        "runner_up", "inside_cell", "centre_x", "centre_y", "box_left", "box_top", "box_width", "box_height"
+    ]  # fmt: skip
+    first = head.index("runner_up")
+    assert status == 1 and head[first : first + 8] == explained and head[first + 8] == "total_ms"
+    assert [name for name in head if name not in explained] == next(
+        csv.reader(io.StringIO(run("classify", "--csv", folder)[1]))
+    )
+    assert len(rows) == 6 and {len(row) for row in rows} == {len(head)}
+    answers = [json.loads(line) for line in run("classify", "--json", "--explain", folder)[1].splitlines()]
+    for row, answer in zip(rows, answers, strict=True):
+        cells = row[first : first + 8]
+        if "error" in answer:
+            assert row[-1] == answer["error"] and not any(row[1:-1])
+            continue
+        found = answer["explanation"]
+        assert row[-1] == "" and cells[0] == found["runner_up"]
+        numbers = [found["inside_cell"], *(found["centroid"] or [None] * 2), *(found["box"] or [None] * 4)]
+        assert [float(cell) if cell else None for cell in cells[1:]] == numbers
+
+
+def test_explain_adds_a_panel_to_the_overlay(run, picture_file: Path, tmp_path: Path) -> None:
+    sizes = []
+    for name, options in (("two.png", ()), ("three.png", ("--explain",))):
+        assert run("classify", picture_file, "--overlay", tmp_path / name, *options)[0] == 0
+        with Image.open(tmp_path / name) as picture:
+            sizes.append(picture.size)
+            pixels = np.asarray(picture.convert("RGB")).astype(int)
+    (two, height), (three, same) = sizes
+    assert height == same and three > two + SIDE_PX
+    third = pixels[8 : 8 + SIDE_PX, two : two + SIDE_PX]
+    redness = third[..., 0] - third[..., 2]
+    assert redness.max() > 30 and redness.min() < -30  # red for the answer, blue for the runner-up
 
 
 def test_an_overlay_that_cannot_be_written_is_the_pictures_error(run, picture_file: Path) -> None:

@@ -53,14 +53,29 @@ def test_info_and_models_need_no_numpy(valid_bundle: Path) -> None:
     assert not imported("models") & set(HEAVY)
 
 
-def test_classify_imports_one_engine_and_nothing_heavier(valid_bundle: Path, picture_file: Path) -> None:
+def imported_to_classify(bundle: Path, *arguments: object) -> set[str]:
+    """Return the names of all modules that ``classify`` imports, an engine's too."""
     # Not by -X importtime: standard error is shut while the engine is imported.
     program = "import sys; from edge_runtime.cli import main; main(sys.argv[1:]); print(*sys.modules)"
-    command = [sys.executable, "-c", program, "classify", "--model", str(valid_bundle), str(picture_file)]
+    command = [sys.executable, "-c", program, "classify", "--model", str(bundle), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, cwd=ROOT, timeout=60, check=True)
-    found = {name.split(".")[0] for name in done.stdout.decode().splitlines()[-1].split()}
+    return set(done.stdout.decode().splitlines()[-1].split())
+
+
+def test_classify_imports_one_engine_and_nothing_heavier(valid_bundle: Path, picture_file: Path) -> None:
+    found = {name.split(".")[0] for name in imported_to_classify(valid_bundle, picture_file)}
     assert found & set(HEAVY) == {"numpy", "PIL", "ai_edge_litert"}
     assert not found & {"asyncio", "email", "http", "socket", "multiprocessing", "tempfile", "unittest"}
+
+
+def test_cells_are_looked_for_only_where_that_is_asked(valid_bundle: Path, picture_file: Path, tmp_path: Path) -> None:
+    finder = {
+        f"edge_runtime.{name}" for name in ("explanation", "standardise", "cells", "nuclei", "red_cells", "stain")
+    }
+    assert not imported_to_classify(valid_bundle, picture_file) & {*finder, "edge_runtime.overlay"}
+    drawn = imported_to_classify(valid_bundle, picture_file, "--overlay", tmp_path / "a.png")
+    assert "edge_runtime.overlay" in drawn and not drawn & finder
+    assert finder <= imported_to_classify(valid_bundle, picture_file, "--explain")
 
 
 def test_standard_input_is_classified_and_standard_error_stays_empty(valid_bundle: Path) -> None:

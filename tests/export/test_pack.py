@@ -42,6 +42,8 @@ def test_bundle_is_whole_and_verifies(bundle: Path) -> None:
     manifest = opened.manifest
     assert manifest.raw["quantization"]["calibration"]["split"] == "train"
     assert manifest.raw["metrics"]["parity"]["passed"] is True
+    stated = manifest.raw["outputs"]["class_map"]
+    assert (stated["first_px"], stated["step_px"]) == (0.5, 32)  # MobileNetV2's, see tests/train/test_geometry.py
     assert verify(Classifier.open(opened)).passed
     card = (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "not a medical device" in card and "control, colour, 1-NN" in card

@@ -20,7 +20,7 @@ from export.recipes import RECIPES
 from export.rounding import compensated
 
 TINY = Path(__file__).parents[1] / "edge_runtime" / "fixtures" / "tiny_float32.tflite"
-IO = IOSpec("pixels", 32, "logits", "class_map", 4, 4, 5)
+IO = IOSpec("pixels", 32, "logits", "class_map", 4, 4, 4.0, 8.0, 5)
 INT8 = RECIPES["int8"]
 
 
