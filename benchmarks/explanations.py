@@ -61,8 +61,11 @@ RENDERED_LABELS = ("blast", "neutrophil", "lymphocyte", "monocyte", "eosinophil"
 INNER_LAYER = "13"
 """Of MobileNetV2: the last feature map of 14 x 14 places."""
 
-FIELDS = 40
+FIELDS = 20
 """Threshold pictures that are measured, of all classes by turns."""
+
+BESIDE = 3
+"""Every third cell is shown to the networks beside the shipped one."""
 
 LIME_SEEDS = 3
 SLOW = ("integrated-gradients", "occlusion", "lime")
@@ -474,7 +477,7 @@ def measure(
     for other in others:
         title = f"expert masks, {BACKBONES[other.backbone].title}, {other.input_px} px"
         model = torch_model(other.network, other.input_px)
-        yield title, measure_model(model, expert_cells(data, other.preprocess), 0, title)
+        yield title, measure_model(model, expert_cells(data, other.preprocess)[::BESIDE], 0, title)
     weak = threshold_fields(data, fields.preprocess)
     yield "threshold masks, fp32", measure_model(full_fields, weak, 0, "threshold masks, fp32")
     yield "threshold masks, INT8", measure_model(device_fields, weak, 0, "threshold masks, INT8")
@@ -495,7 +498,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=DATA, help=f"the data sets' folder (default {DATA.name})")
     parser.add_argument("--index", type=Path, metavar="INDEX", help="of the blood-cells reference: for shuffled labels")
     parser.add_argument("--beside", nargs="+", type=Path, default=[], metavar="RUN", help="other blood-cells networks")
-    parser.add_argument("--slow", type=int, default=24, metavar="N", help="pictures for the slow methods (default 24)")
+    parser.add_argument("--slow", type=int, default=12, metavar="N", help="pictures for the slow methods (default 12)")
     parser.add_argument("--rounds", type=int, default=200, help="of the timing (default 200)")
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"default {RESULTS.name} among the results")
     parser.set_defaults(run=_run)
