@@ -14,7 +14,7 @@ from edge_runtime.bundle import default_bundles, open_bundle
 from edge_runtime.files import write_text
 from train.layout import markdown
 
-from . import study
+from . import explanation_tables, study
 from .markdown import with_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,6 +133,7 @@ def cost_table() -> str:
 PAGES = {
     ROOT / "README.md": {"accuracy": accuracy_table, "parity": parity_table, "cost": cost_table},
     ROOT / "docs" / "study.md": study.TABLES,
+    ROOT / "docs" / "explanations.md": explanation_tables.TABLES,
 }
 """Page -> its tables."""
 
