@@ -92,7 +92,7 @@ def test_a_blurred_picture_is_smoother_and_the_others_are_left() -> None:
     rough = [(p.diff(dim=1).abs().mean()).item() for p in (cells.float(), out)]
     change = (out - cells).abs().amax((1, 2, 3))
     assert rough[1] < rough[0]
-    assert 5 <= int((change > 1).sum()) <= 25
+    assert 5 <= int((change > 1.5).sum()) <= 25  # resampling moves single pixels by one level
 
 
 def test_noise_has_the_strength_asked_for_and_differs_between_pictures() -> None:

@@ -139,8 +139,8 @@ def test_two_processes_compute_what_one_does(straight: Path, small_index: Path, 
     assert done.returncode == 0, done.stderr[-2000:]
     one, two = _history(straight), _history(tmp_path / "two")
     assert len(one) == len(two) == 3
-    # measured 7e-5, then 2e-4 to 1e-3 as rounding grows; with batch norms of their own 1.2e-2, then 2.8e-2
-    for epoch, tolerance in enumerate((5e-4, 5e-3, 5e-3)):
+    # measured 7e-5, then 2e-4 to 8e-3 as rounding grows, by CPU; with batch norms of their own 1.2e-2, then 2.8e-2
+    for epoch, tolerance in enumerate((5e-4, 5e-3, 1.4e-2)):
         assert two[epoch]["train_loss"] == pytest.approx(one[epoch]["train_loss"], rel=tolerance)
 
 
