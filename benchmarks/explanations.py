@@ -408,7 +408,8 @@ def _cost(network: SelfExplaining, classifier: Classifier, pixels: Pixels, round
     asked = Question(network, pixels, k, place=full.placement)
     ways: dict[str, Callable[[], Any]] = {
         "INT8: classify": lambda: softmax(engine.run(pixels)[0], temperature),
-        "INT8: classify, with the heatmap": lambda: classifier.classify_pixels(pixels),
+        "INT8: classify, with the heatmap": lambda: _with_heatmap(engine.run(pixels), temperature),
+        "INT8: a whole Prediction": lambda: classifier.classify_pixels(pixels),
         "INT8: classify, with the heatmap laid over the picture": lambda: device.explain(pixels, k),
         "INT8: classify, with the heatmap of 4 shifted passes": lambda: shifted.explain(pixels, k),
         "fp32: classify": lambda: full.answer(pixels),
@@ -435,9 +436,17 @@ def _cost(network: SelfExplaining, classifier: Classifier, pixels: Pixels, round
     return found
 
 
+def _with_heatmap(
+    outputs: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]], temperature: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+    p = softmax(outputs[0], temperature)
+    return p, heatmap(outputs[1], int(p.argmax()))
+
+
 def _require_right(
     k: int,
     p: npt.NDArray[np.float64],
+    explained: tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]],
     prediction: Prediction,
     laid: Heat,
     of_shifted: Heat,
@@ -448,6 +457,7 @@ def _require_right(
 ) -> None:
     """Assert that all ways of `cost` answer the same question, and rightly."""
     assert np.allclose(p, list(prediction.probabilities.values())) and int(p.argmax()) == k == int(full[0].argmax())
+    assert np.array_equal(explained[0], p) and np.array_equal(explained[1], prediction.heatmap)
     assert np.array_equal(laid, prediction.placement.enlarge(prediction.heatmap, len(laid)))
     assert of_shifted.shape == laid.shape and of_shifted.max() > 0.5
     assert np.abs(full_laid - by_autograd).max() < 1e-4

@@ -26,6 +26,7 @@ from train.tables import best_control, interval_text
 REFERENCES = Path(__file__).resolve().parent.parent / "references"
 STUDY = REFERENCES / "study"
 COSTS = STUDY / "compare.json"
+THROUGHPUT = Path(__file__).parent / "results" / "training.json"
 TASKS = ("all-subtypes", "blood-cells")
 SHIPPED = ("all-subtypes", "all-subtypes-stratified", "blood-cells")
 """Runs in ``references`` that belong to the study, too: those of the shipped bundles."""
@@ -153,6 +154,24 @@ def _audited(infos: dict[str, dict[str, Any]], splits: Sequence[str]) -> str:
     return markdown(head, rows)
 
 
+def throughput_table() -> str:
+    """Pictures per second of ``train fit``'s loop and of torchvision's, from one run."""
+    found = json.loads(THROUGHPUT.read_text(encoding="utf-8"))
+    rates, ratio = found["pictures_per_second"], found["ratio"]
+    head = (
+        "pictures per second, by turns",
+        "leukoscope",
+        "torchvision's loop",
+        "ratio, median and range of the rounds",
+    )
+    setting = (
+        f"{BACKBONES[found['backbone']].title}, {found['input_px']} px, batch {found['batch']}, {found['threads']} threads,"
+        f" {found['workers']} loader workers, {found['allocator']}, {found['rounds']} rounds"
+    )
+    figures = (f"{rates[name]:.1f}" for name in ("leukoscope", "torchvision"))
+    return markdown(head, [[setting, *figures, f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"]])
+
+
 def commands_table() -> str:
     """How every run of the study is made again; capitals stand for what lies elsewhere."""
     infos = study_runs() | {path.parent.name: read_info(path.parent) for path in sorted(STUDY.glob("*/run.json"))}
@@ -169,6 +188,7 @@ TABLES = {
     "across": across_table,
     "ablation": ablation_table,
     "recipes": recipes_table,
+    "throughput": throughput_table,
     "commands": commands_table,
 }
 """Name in ``docs/study.md`` -> what writes it."""
