@@ -158,15 +158,13 @@ def throughput_table() -> str:
     """Pictures per second of ``train fit``'s loop and of torchvision's, from one run."""
     found = json.loads(THROUGHPUT.read_text(encoding="utf-8"))
     rates, ratio = found["pictures_per_second"], found["ratio"]
-    head = (
-        "pictures per second, by turns",
-        "leukoscope",
-        "torchvision's loop",
-        "ratio, median and range of the rounds",
-    )
-    setting = (
-        f"{BACKBONES[found['backbone']].title}, {found['input_px']} px, batch {found['batch']}, {found['threads']} threads,"
-        f" {found['workers']} loader workers, {found['allocator']}, {found['rounds']} rounds"
+    head = ("pictures per second, by turns", "leukoscope", "torchvision's loop", "ratio: median, range of rounds")
+    setting = ", ".join(
+        (
+            f"{BACKBONES[found['backbone']].title}, {found['input_px']} px, batch {found['batch']}",
+            f"{found['threads']} threads, {found['workers']} loader workers",
+            f"{found['allocator']}, {found['rounds']} rounds",
+        )
     )
     figures = (f"{rates[name]:.1f}" for name in ("leukoscope", "torchvision"))
     return markdown(head, [[setting, *figures, f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"]])

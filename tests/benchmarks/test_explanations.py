@@ -290,9 +290,11 @@ def test_cost_asks_what_it_times_first_and_gives_threads_back(
     device = played(model)
     found = cost(mobilenet, device, pixels, 3)  # type: ignore[arg-type]
     assert (found["threads"], found["rounds"], torch.get_num_threads()) == (1, 3, threads)
-    assert set(found["slow"]) == {METHODS[name].title for name in SLOW} and len(found["ways"]) == 8
+    assert set(found["slow"]) == {METHODS[name].title for name in SLOW} and len(found["ways"]) == 9
     assert found["ways"]["fp32: classify"]["ratio"]["value"] == 1
-    wrong = SimpleNamespace(**vars(device) | {"engine": SimpleNamespace(run=lambda pixels: (np.zeros(3), None))})
+    wrong = SimpleNamespace(
+        **vars(device) | {"engine": SimpleNamespace(run=lambda x: (np.zeros(3), model.answer(x)[1]))}
+    )
     with pytest.raises(AssertionError):
         cost(mobilenet, wrong, pixels, 3)  # type: ignore[arg-type]
 
