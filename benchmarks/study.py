@@ -154,6 +154,24 @@ def _audited(infos: dict[str, dict[str, Any]], splits: Sequence[str]) -> str:
     return markdown(head, rows)
 
 
+def leukemia_table() -> str:
+    """The leukemia task beside its best control: on what real data allows, and on rendered fields with all classes."""
+    rows = []
+    for name in ("leukemia", "leukemia-rendered"):
+        info = read_info(STUDY / name)
+        test, control = info["metrics"]["test"], best_control(info["metrics"])
+        rows.append(
+            [
+                ", ".join(info["sources"]),
+                ", ".join(info["labels"]),
+                f"{test['n']} in {test['interval']['units']} groups",
+                interval_text(test["macro_f1"]),
+                f"{control['name']}: {interval_text(control['macro_f1'])}",
+            ]
+        )
+    return markdown(("sources", "classes", "test pictures", "macro-F1, grouped", "best control"), rows)
+
+
 def throughput_table() -> str:
     """Pictures per second of ``train fit``'s loop and of torchvision's, from one run."""
     found = json.loads(THROUGHPUT.read_text(encoding="utf-8"))
@@ -186,6 +204,7 @@ TABLES = {
     "across": across_table,
     "ablation": ablation_table,
     "recipes": recipes_table,
+    "leukemia": leukemia_table,
     "throughput": throughput_table,
     "commands": commands_table,
 }
