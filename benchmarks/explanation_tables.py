@@ -29,7 +29,7 @@ def localisation_table() -> str:
                 if way in _BASELINES and model != "fp32":
                     continue  # they stand there once
                 cells = [interval_text(row[key], 2) for key in ("pointing", "top_share")]
-                cells += [interval_text(row.get("beats_darkness"), 2)]
+                cells += [interval_text(row["beats_darkness"], 2)]
                 cells += [interval_text(row[key], 2) for key in ("nucleus_top_share", "heat_share")]
                 rows.append([model if way not in _BASELINES else "none", way, str(row["n"]), *cells])
         first = next(iter(found[f"{name}, fp32"].values()))

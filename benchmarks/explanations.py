@@ -46,14 +46,11 @@ from train.render import render_cell
 from train.run_folder import Run, read_run
 from train.sources import SOURCES
 
+from .cell_finder import CELL, DATA, NUCLEUS
 from .cost import ROOT, machine
 from .interleave import interleave, latency, ratio
 
 RESULTS = Path(__file__).parent / "results" / "explanations.json"
-DATA = ROOT.parent / "shared" / "data"
-NUCLEUS, CELL = 200, 60
-"""Grey levels of experts' and renderer's masks: above the first nucleus, above the second nucleus or cytoplasm."""
-
 THRESHOLDED = 30
 """Grey level of a threshold picture above which it shows a nucleus: all else is black, but for its compression."""
 

@@ -138,7 +138,7 @@ def _audited(infos: dict[str, dict[str, Any]], splits: Sequence[str]) -> str:
     rows = []
     for title, info in infos.items():
         metrics = info["metrics"]
-        cells = [interval_text(metrics[key]["macro_f1"]) for key in ("test",)]
+        cells = [interval_text(metrics["test"]["macro_f1"])]
         deepapl = metrics["per_source"].get("deepapl")  # all-subtypes has one source
         cells.append(interval_text(deepapl["macro_f1"]) if deepapl else "-")
         for split in splits:

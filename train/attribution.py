@@ -214,12 +214,11 @@ def superpixels(pixels: Pixels) -> npt.NDArray[np.int64]:
     return found
 
 
-def lime(asked: Question, samples: int | None = None) -> Heat:
+def lime(asked: Question) -> Heat:
     """LIME: superpixels whose presence a linear model finds to speak for the class; where absent, empty field stands.
 
     Args:
         asked: its ``seed`` makes the samples; the same one gives the same bits.
-        samples: pictures shown; None: `LIME_SAMPLES`.
     """
     from lime.lime_image import LimeImageExplainer
 
@@ -240,7 +239,7 @@ def lime(asked: Question, samples: int | None = None) -> Heat:
             labels=(asked.k,),
             hide_color=asked.empty_field().flatten().cpu().numpy(),  # lime's own would be each superpixel's mean
             top_labels=None,
-            num_samples=LIME_SAMPLES if samples is None else samples,
+            num_samples=LIME_SAMPLES,
             batch_size=BATCH,
             segmentation_fn=lambda _: segments,
             random_seed=asked.seed,

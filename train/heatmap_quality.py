@@ -60,7 +60,7 @@ def measure_ways(
     Args:
         network: behind the model, for deletion and insertion; None: they are left out.
         ways_of: (class number, picture's number) -> way -> what explains that class; the first way is what the others
-            are compared with. Stain darkness is always measured, too.
+            are compared with.
         pictures: N of them.
         title: of the progress bar.
         answer: pixels -> class number; None: the network's.
@@ -70,8 +70,7 @@ def measure_ways(
         Way -> ``n``, and intervals (see `interval`) over pictures of the numbers of `train.faithfulness`:
         ``pointing``, ``top_share``, ``top_ceiling`` and ``heat_share`` of the whole cell, ``nucleus_top_share``,
         ``deletion``, ``insertion``, ``spearman`` and ``overlap`` with the first way, Spearman after each change of
-        ``stability``;
-        ``beats_darkness``: the paired difference of ``top_share`` to that of stain darkness.
+        ``stability``; ``beats_darkness``: the paired difference of ``top_share`` to that of stain darkness.
     """
     from tqdm import tqdm
 
@@ -81,14 +80,15 @@ def measure_ways(
     rows: dict[str, list[dict[str, float]]] = {}
     for number, one in enumerate(tqdm(pictures, desc=title, unit="picture", leave=False, disable=None)):
         k = _answer(network, one.pixels) if answer is None else answer(one.pixels)
-        heats: dict[str, Heat] = {}
+        own: Heat | None = None
         dark = localisation(darkness(one.pixels), one.cell)["top_share"]
         for name, explain in ways_of(k, number).items():
-            heat = heats[name] = explain(one.pixels)
+            heat = explain(one.pixels)
+            own = heat if own is None else own
             row = localisation(heat, one.cell)
             row["beats_darkness"] = row["top_share"] - dark
             row["nucleus_top_share"] = localisation(heat, one.nucleus)["top_share"]
-            row |= agreement(next(iter(heats.values())), heat)
+            row |= agreement(own, heat)
             if network is not None:
                 row |= deletion_insertion(network, one.pixels, heat, k)
             if name not in unstable:
