@@ -211,9 +211,12 @@ def test_lime_is_its_seed(few_samples: int) -> None:
     assert first.shape == other.shape and first.tobytes() != other.tobytes()
 
 
-def test_lime_colours_whole_superpixels_and_says_nothing_on_the_way(capfd: pytest.CaptureFixture[str]) -> None:
+def test_lime_colours_whole_superpixels_and_says_nothing_on_the_way(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attribution, "LIME_SAMPLES", 30)
     pixels = noise()
-    segments, heat = superpixels(pixels), lime(Question(lively(), pixels, 0), 30)
+    segments, heat = superpixels(pixels), lime(Question(lively(), pixels, 0))
     assert segments.shape == heat.shape and segments.min() == 0 and 20 <= segments.max() < 100
     for number in range(segments.max() + 1):
         assert np.ptp(heat[segments == number]) == 0
