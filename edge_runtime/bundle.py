@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .digest import sha256_hex
 from .errors import BundleError
-from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, MODEL_NAMES, Manifest, parse_manifest
+from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, MODEL_FILES, Manifest, parse_manifest
 
 DEFAULT_BUNDLES = Path(__file__).parent / "bundles"
 """The bundles in the wheel, one folder each."""
@@ -37,8 +37,8 @@ class Bundle:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Return the model files it holds, of `MODEL_NAMES`."""
-        return tuple(name for name in MODEL_NAMES if name in self.manifest.files)
+        """Return the model files it holds, of `MODEL_FILES`."""
+        return tuple(name for name in MODEL_FILES if name in self.manifest.files)
 
     @property
     def size_bytes(self) -> int:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .classifier import Classifier, Prediction
     from .explanation import Explanation
 
-_ENGINES = ("litert", "tflite-runtime", "onnxruntime")  # as in engines.ENGINES, which needs numpy; a test compares
+_ENGINES = ("litert", "tflite-runtime", "onnxruntime", "openvino")  # as in engines.ENGINES, which needs numpy; a test compares
 _FAILED = 1
 
 _EXAMPLES = """\
