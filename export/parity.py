@@ -13,7 +13,7 @@ the reference finds the cell that the candidate points at; how often it is the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from train.network import SelfExplaining
 
     from .calibration import CalibrationSet
+    from .recipes import Recipe
 
 Floats = npt.NDArray[np.float32]
 
@@ -79,6 +80,7 @@ SIGNIFICANT = 0.05
 FINITE = "pictures with finite outputs"
 CLASSES = "classes covered"
 LEVELS = "grey levels normalised exactly"
+STRUCTURE = "convolutions quantized as stated"
 
 
 @dataclass(frozen=True)
@@ -142,12 +144,12 @@ class Outputs:
 
 
 def engine_outputs(
-    model: bytes, io: IOSpec, pixels: Pixels, numbers: Sequence[int], engine: str, threads: int = 2
+    files: Mapping[str, bytes], io: IOSpec, pixels: Pixels, numbers: Sequence[int], engine: str, threads: int = 2
 ) -> Outputs:
     """Run an exported graph over pictures, through the device's own code.
 
     Args:
-        model: file.
+        files: of the model.
         io: what its inputs and outputs must be.
         pixels: (all, H, W, 3) uint8.
         numbers: N rows of it.
@@ -161,7 +163,7 @@ def engine_outputs(
     logits = np.full((len(numbers), io.classes), np.nan, np.float32)
     class_map = np.full((len(numbers), io.map_height, io.map_width, io.classes), np.nan, np.float32)
     try:
-        opened = open_engine(engine, model, io, threads)
+        opened = open_engine(engine, files, io, threads)
     except LeukoscopeError as error:
         return Outputs(logits, class_map, str(error))
     first = ""
@@ -366,12 +368,20 @@ def finite_row(step: str, outputs: Outputs) -> Row:
     return Row(step, FINITE, outputs.finite, f"all {n}", outputs.whole, outputs.error)
 
 
-def input_row(step: str, model: bytes) -> Row:
+def input_row(step: str, files: Mapping[str, bytes]) -> Row:
     """Return the row that says whether a quantized graph normalises every grey level as the network was trained."""
-    from .graph_input import exact_levels
+    from .structure import exact_levels
 
-    exact = exact_levels(model)
+    exact = exact_levels(files)
     return Row(step, LEVELS, exact, "all 256", exact == 256)
+
+
+def structure_row(step: str, files: Mapping[str, bytes], recipe: Recipe) -> Row:
+    """Return the row that says whether every convolution is quantized as the recipe states, see `structure`."""
+    from .structure import check_structure
+
+    right, wanted, fault = check_structure(files, recipe.target.activations, len(recipe.keep))
+    return Row(step, STRUCTURE, right, f"all {wanted}", right == wanted, fault)
 
 
 def calibration_row(chosen: CalibrationSet) -> Row:

@@ -1,0 +1,193 @@
+"""QDQ: from a full-precision ONNX or OpenVINO graph to one whose tensors pass through quantize-dequantize pairs.
+
+Post-training quantization by NNCF: weights per output channel and symmetric, stored as int8; activations per tensor and
+symmetric, uint8 where nothing is negative; biases corrected for the mean error that rounding leaves. What lies before
+the first convolution is arithmetic on known grey levels and stays as it is, and so does the mean over the class map.
+
+Activations per tensor is not NNCF's own choice before depthwise convolutions: per channel, ONNX Runtime finds no kernel
+for them and computes in float between a quantization and its inverse, three times slower. TensorRT takes signed
+integers with zero point 0 only: `signed` turns uint8 into int8 of twice the step, after NNCF, which cannot be asked for
+it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from edge_runtime.preprocess import Pixels
+
+from .errors import ExportError
+from .own_process import own_process
+from .to_onnx import INPUT
+from .to_openvino import read_openvino, write_openvino
+
+INSTALL = 'pip install "leukoscope[export]"'
+
+
+def quantize_onnx(
+    model: bytes, pixels: Pixels, signed: bool = False, correct_bias: bool = True, keep: Sequence[str] = ()
+) -> bytes:
+    """Quantize an ONNX graph.
+
+    Args:
+        model: full precision, uint8 pixels in, class map and logits out.
+        pixels: (N, H, W, 3) uint8, the calibration set.
+        signed: int8 activations throughout, as TensorRT takes them.
+        correct_bias: take the mean error of each channel off the biases.
+        keep: names of layers left in float, as the network has them.
+
+    Returns:
+        ONNX file with explicit QuantizeLinear and DequantizeLinear.
+
+    Raises:
+        ExportError: NNCF is not installed or refuses the graph.
+        UsageError: no such layer to keep.
+    """
+    import onnx
+
+    graph = onnx.load_from_string(model)
+    operators = [(node.name, node.op_type) for node in graph.graph.node]
+    with _errors():
+        quantized = _quantize(graph, operators, "Conv", ("ReduceMean",), pixels, correct_bias, keep)
+        if signed:
+            make_signed(quantized)
+        _without_unused(quantized)
+        onnx.checker.check_model(quantized, full_check=True)
+        content: bytes = quantized.SerializeToString(deterministic=True)
+    return content
+
+
+def quantize_openvino(
+    model: dict[str, bytes], pixels: Pixels, correct_bias: bool = True, keep: Sequence[str] = ()
+) -> dict[str, bytes]:
+    """Quantize an OpenVINO graph.
+
+    Args:
+        model: its files, see `to_openvino`.
+        pixels: (N, H, W, 3) uint8, the calibration set.
+        correct_bias: take the mean error of each channel off the biases.
+        keep: names of layers left in float, as the network has them.
+
+    Returns:
+        Its files.
+
+    Raises:
+        ExportError: NNCF is not installed or refuses the graph.
+        UsageError: no such layer to keep.
+    """
+    return own_process(_quantize_openvino, model, pixels, correct_bias, tuple(keep))
+
+
+def _quantize_openvino(
+    model: dict[str, bytes], pixels: Pixels, correct_bias: bool, keep: tuple[str, ...]
+) -> dict[str, bytes]:
+    graph = read_openvino(model)
+    operators = [(op.get_friendly_name(), op.get_type_name()) for op in graph.get_ordered_ops()]
+    with _errors():
+        quantized = _quantize(graph, operators, "Convolution", ("ReduceMean",), pixels, correct_bias, keep)
+    return write_openvino(quantized)
+
+
+def _quantize(
+    graph: Any,
+    operators: Sequence[tuple[str, str]],
+    convolution: str,
+    after: Sequence[str],
+    pixels: Pixels,
+    correct_bias: bool,
+    keep: Sequence[str],
+) -> Any:
+    import nncf
+    from nncf.quantization import advanced_parameters as advanced
+
+    # constants come first in OpenVINO's order; NNCF takes no notice of them, nor of names it does not know
+    first = next(place for place, (_, kind) in enumerate(operators) if kind == convolution)
+    exact = [name for name, kind in operators[:first] if kind not in ("Constant", "Parameter", "Result")]
+    exact += [name for name, kind in operators if kind in after]
+    kept = _layers([name for name, kind in operators if "Conv" in kind], keep)
+    nncf.set_log_level(logging.ERROR)
+    pixels = pixels.copy()
+    pixels[0, 0, 0] = 0  # one black pixel: the range of (pixel - 128) / 128 is then whole, and its scale 1/128
+    with _quiet():
+        return nncf.quantize(
+            graph,
+            nncf.Dataset([picture[None] for picture in pixels], lambda picture: {INPUT: picture}),
+            preset=nncf.QuantizationPreset.PERFORMANCE,
+            subset_size=len(pixels),
+            fast_bias_correction=True,
+            ignored_scope=nncf.IgnoredScope(names=[*exact, *kept], validate=False),
+            advanced_parameters=advanced.AdvancedQuantizationParameters(
+                overflow_fix=advanced.OverflowFix.DISABLE,  # for CPUs older than what LiteRT needs
+                disable_bias_correction=not correct_bias,
+                activations_quantization_params=advanced.QuantizationParameters(per_channel=False),
+            ),
+        )
+
+
+def _layers(convolutions: Sequence[str], keep: Sequence[str]) -> list[str]:
+    """Return the graph's names of the layers that are kept: ``/features/features.0/features.0.0/Conv`` and the like."""
+    from .layer_names import layer_name, require_layers
+
+    require_layers(keep, [layer_name(name) for name in convolutions])
+    return [name for name in convolutions if layer_name(name) in keep]
+
+
+def make_signed(graph: Any) -> None:
+    """Turn the uint8 activations of an ONNX graph into int8 with zero point 0 and the range they had, in place."""
+    from onnx import TensorProto, numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.graph.initializer}
+    done: set[str] = set()
+    for node in graph.graph.node:
+        if node.op_type != "QuantizeLinear" or constants[node.input[2]].data_type != TensorProto.UINT8:
+            continue
+        scale, zero = constants[node.input[1]], constants[node.input[2]]
+        wider = numpy_helper.to_array(scale) * np.float32(255 / 127)
+        scale.CopyFrom(numpy_helper.from_array(wider.astype(np.float32), scale.name))
+        zero.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(zero).astype(np.int8), zero.name))
+        done.add(node.output[0])
+    for node in graph.graph.node:  # a pair has constants of its own or shares them; both are the pair's
+        if node.op_type == "DequantizeLinear" and node.input[0] in done:
+            scale, zero = constants[node.input[1]], constants[node.input[2]]
+            if zero.data_type == TensorProto.UINT8:
+                wider = numpy_helper.to_array(scale) * np.float32(255 / 127)
+                scale.CopyFrom(numpy_helper.from_array(wider.astype(np.float32), scale.name))
+                zero.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(zero).astype(np.int8), zero.name))
+    del graph.graph.value_info[:]  # they state the types of before
+
+
+def _without_unused(graph: Any) -> None:
+    """Drop constants that nothing reads: NNCF leaves full-precision weights beside their int8 form."""
+    read = {name for node in graph.graph.node for name in node.input} | {out.name for out in graph.graph.output}
+    kept = [tensor for tensor in graph.graph.initializer if tensor.name in read]
+    del graph.graph.initializer[:]
+    graph.graph.initializer.extend(kept)
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    """Make one line of what goes wrong inside NNCF."""
+    from edge_runtime.errors import LeukoscopeError
+
+    try:
+        yield
+    except LeukoscopeError:
+        raise
+    except ImportError as error:
+        raise ExportError("NNCF is not installed", got=str(error), todo=INSTALL) from None
+    except Exception as error:  # noqa: BLE001 - NNCF raises anything
+        got = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+        raise ExportError("the graph cannot be quantized", got=got) from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep NNCF's progress bars off the terminal; they are printed whatever the log level is."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
