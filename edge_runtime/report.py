@@ -216,7 +216,7 @@ def _signer(signer: Signer) -> str:
 
 def verify_text(report: VerifyReport, signer: Signer | None = None) -> str:
     """Return what ``verify`` prints about one bundle, and who signed it if a signature was checked."""
-    lines = [f"  ok signed by {_signer(signer)}"] if signer else []
+    lines = [f"ok signed by {_signer(signer)}"] if signer else []
     for case in report.cases:
         label = case.label_got or "no label"
         found = (
