@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FORMAT = "leukoscope-bundle"
 VERSION = 2
 MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "manifest.sig"
 MODEL_FILES = {
     "model.tflite": ("model.tflite",),
     "model.onnx": ("model.onnx",),
@@ -338,8 +339,8 @@ def _files(node: Node) -> dict[str, FileInfo]:
         # The pattern has no "..", no leading "/", no "\\" and no ":", so a name cannot leave the bundle.
         if not _FILE.fullmatch(name) or len(name) > MAX_TEXT_LENGTH:
             raise node.wrong(name, "a name not allowed", "letters, digits, '_', '.' and '-', at most below golden/")
-        if name == MANIFEST_NAME:
-            raise node.wrong(name, "the manifest itself", "the other files")
+        if name in (MANIFEST_NAME, SIGNATURE_NAME):
+            raise node.wrong(name, f"the {'manifest itself' if name == MANIFEST_NAME else 'signature'}", "other files")
         entry = node.node(name)
         files[name] = FileInfo(entry.sha256("sha256"), entry.integer("bytes", 0, MAX_FILE_BYTES))
     models = [name for name in MODEL_FILES if name in files]
