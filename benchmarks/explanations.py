@@ -48,7 +48,7 @@ from train.sources import SOURCES
 
 from .cell_finder import CELL, DATA, NUCLEUS
 from .cost import ROOT, machine
-from .interleave import interleave, latency, ratio
+from export.interleave import interleave, latency, ratio
 
 RESULTS = Path(__file__).parent / "results" / "explanations.json"
 THRESHOLDED = 30

@@ -23,13 +23,16 @@ from train.evaluate import index_of, measure, network_outputs
 from .calibration import CalibrationSet, check, choose_calibration
 from .errors import ExportError
 from .parity import (
+    Comparison,
     Outputs,
     Row,
     calibration_row,
+    compare,
     compare_fp32,
     compare_gradcam,
     compare_quantized,
     engine_outputs,
+    finite_row,
     input_row,
     preparation_row,
     structure_row,
@@ -132,6 +135,11 @@ class Source:
         """Return the class numbers of the test pictures."""
         return self.index.targets(list(self.test))
 
+    def compare(self, outputs: Outputs) -> Comparison:
+        """Compare a model's outputs on the test pictures with the network's."""
+        groups = [self.index.rows[i].group for i in self.test]
+        return compare(self.reference, outputs, self.targets, groups, self.run.task.labels)
+
     def onnx(self) -> Full:
         """Return the network as ONNX."""
         return self._once("onnx", lambda: self._full({"model.onnx": self.stages.to_onnx(self.network, self.io.input_px)}))
@@ -190,6 +198,7 @@ class Export:
         outputs: of what ships, on the test pictures; of the last rung where the ladder ended early.
         metrics: of what ships over the test split, through ``edge_runtime``, as `train.evaluate.measure` gives them;
             empty where the ladder ended early.
+        found: what ships beside the reference; None where the ladder ended early.
         full: the full-precision files that were quantized.
     """
 
@@ -199,6 +208,7 @@ class Export:
     rows: tuple[Row, ...]
     outputs: Outputs = field(repr=False)
     metrics: dict[str, Any] = field(repr=False)
+    found: Comparison | None
     full: dict[str, bytes] = field(repr=False)
 
     @property
@@ -284,14 +294,14 @@ def export_recipe(source: Source, recipe: Recipe, go_on: bool = False) -> Export
     full = before.full(recipe)
     rows = [*source.rows, *full.rows]
 
-    def finished(models: dict[str, bytes], outputs: Outputs) -> Export:
+    def finished(models: dict[str, bytes], outputs: Outputs, found: Comparison | None = None) -> Export:
         run, test = source.run, list(source.test)
         metrics: dict[str, Any] = {}
         if models:
-            metrics = measure(
-                outputs.logits, source.index, test, run.info["temperature"], run.info["operating_points"]
-            )
-        return Export(source, recipe, models, tuple(rows), outputs, metrics, full.files)
+            points = run.info["operating_points"]
+            metrics = measure(outputs.logits, source.index, test, run.info["temperature"], points)
+            found = found or source.compare(outputs)
+        return Export(source, recipe, models, tuple(rows), outputs, metrics, found, full.files)
 
     if not full.files or not (go_on or all(row.passed for row in rows)):
         return finished({}, full.outputs)
@@ -299,15 +309,17 @@ def export_recipe(source: Source, recipe: Recipe, go_on: bool = False) -> Export
         return finished(dict(full.files), full.outputs)
     if recipe.target.calibrated:
         rows.append(calibration_row(source.calibration))
-    models = source.stages.quantize(full.files, source.calibration_pixels, recipe)
+    models = source.stages.quantize(full.files, before.calibration_pixels, recipe)
     outputs = engine_outputs(models, source.io, source.pixels, source.test, recipe.target.engine)
     step = f"fp32 -> {recipe.target.name}"
-    if outputs.whole and recipe.target.calibrated:
-        rows.append(structure_row(step, models, recipe))
-        rows.append(input_row(step, models))
-    groups = [source.index.rows[i].group for i in source.test]
-    rows += compare_quantized(step, source.reference, outputs, source.targets, groups, source.run.task.labels)
-    return finished(models if outputs.whole else {}, outputs)
+    rows.append(finite_row(step, outputs))
+    if not (outputs.whole and source.reference.whole):
+        return finished({}, outputs)
+    if recipe.target.calibrated:
+        rows += [structure_row(step, models, recipe), input_row(step, models)]
+    found = source.compare(outputs)
+    rows += compare_quantized(step, source.reference, outputs, found, source.targets, source.run.task.labels)
+    return finished(models, outputs, found)
 
 
 def _same_as_evaluated(run: Run, reference: Outputs, targets: npt.NDArray[np.int64]) -> None:

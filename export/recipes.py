@@ -90,10 +90,21 @@ class Target:
     options: tuple[str, ...]
 
     @property
+    def tools(self) -> tuple[str, ...]:
+        """Packages whose version decides about the bytes."""
+        return ("torch", "onnx", *_TOOLS[self.engine], *(("nncf",) if self.calibrated and self.engine != "litert" else ()))
+
+    @property
     def exact(self) -> bool:
         """Tell whether it is the same function as the network, up to float32's rounding."""
         return self.weights == self.activations == "float32"
 
+
+_TOOLS = {
+    "litert": ("onnx2tf", "ai-edge-quantizer", "ai-edge-litert"),
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
+}
 
 _TFLITE, _ONNX, _OPENVINO = ("model.tflite",), ("model.onnx",), ("model.xml", "model.bin")
 _BOARDS = "Raspberry Pi, Jetson's CPU, x86"
