@@ -2,8 +2,12 @@
 
 Post-training quantization: graph and scales by ai-edge-quantizer, weights per channel, activations per tensor. How far
 the activations reach is chosen on the calibration set (see ``ranges``), and so is where each weight is rounded to (see
-``rounding``). The input is not measured but known (see ``graph_input``). Outputs are INT8; their scale and zero point
-stand in the file, and ``edge_runtime.engines`` dequantizes with them.
+``rounding``). The input is not measured but known (see ``graph_input``). Outputs are quantized as the activations are,
+or float where the layer that writes them stays in float; scale and zero point stand in the file, and
+``edge_runtime.engines`` dequantizes with them.
+
+Two ways out where eight bits lose too much (see ``diagnosis``): activations of 16 bits, whose kernels are slow on most
+boards, or some layers in float. And two that quantize weights alone and need no calibration set, `quantize_weights`.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,14 +25,29 @@ from edge_runtime.preprocess import Pixels
 
 from .activations import watch
 from .errors import ExportError
-from .graph_input import CENTRE, NORMALISED, RANGE, put_on_pixels, take_off_normalisation
+from .graph_input import CENTRE, NORMALISED, RANGES, put_on_pixels, take_off_normalisation
 from .ranges import least_squares_ranges, set_ranges
 from .recipes import Recipe
 from .rounding import round_weights
+from .selective import left_in_float, outputs_as_written
 from .to_onnx import INPUT
 
+WEIGHTS_ONLY: dict[str, str] = {
+    "dynamic": "int8 weights; activations are quantized while it runs, each picture with its own range",
+    "float16": "float16 weights, arithmetic in float32",
+}
+"""What `quantize_weights` can do."""
 
-def quantize(model: bytes, pixels: Pixels, recipe: Recipe, threads: int = 2) -> bytes:
+
+def quantize(
+    model: bytes,
+    pixels: Pixels,
+    recipe: Recipe,
+    threads: int = 2,
+    *,
+    keep: Sequence[str] = (),
+    activations_bits: int = 8,
+) -> bytes:
     """Quantize a TFLite file.
 
     Args:
@@ -36,49 +55,101 @@ def quantize(model: bytes, pixels: Pixels, recipe: Recipe, threads: int = 2) -> 
         pixels: (N, H, W, 3) uint8, the calibration set.
         recipe: how.
         threads: for running the calibration set.
+        keep: layers that stay in float, see `layer_names.select`.
+        activations_bits: 8 or 16. With 16 there are steps enough for the widest range: least squares is not asked.
 
     Returns:
         TFLite file, uint8 pixels in.
 
     Raises:
         ExportError: a range is not finite, or the quantizer refuses the graph.
+        UsageError: a layer to keep is not there.
     """
-    try:
+    recipes = _recipes()
+    averaged = recipe.calibration == "moving-average"
+    core = take_off_normalisation(model)
+    static = recipes.static_wi8_ai8() if activations_bits == 8 else recipes.static_wi8_ai16()
+    chosen = left_in_float(static, core, keep)
+
+    def make() -> bytes:
         from ai_edge_quantizer import calibrator, quantizer, recipe_manager
-        from ai_edge_quantizer import recipe as recipes
         from ai_edge_quantizer.utils import qsv_utils
+
+        update = qsv_utils.moving_average_update if averaged else qsv_utils.min_max_update
+        manager = recipe_manager.RecipeManager()
+        manager.load_quantization_recipe(chosen)
+        measured = calibrator.Calibrator(core, num_threads=threads, qsv_update_func=update)
+        signature = measured._tfl_interpreter.get_signature_list()
+        # one picture shows the quantizer what there is to measure; `watch` measures it faster
+        pictures = pixels if averaged else pixels[:1]
+        data = [{INPUT: (picture[None].astype(np.float32) - CENTRE) / CENTRE} for picture in pictures]
+        measured.calibrate({next(iter(signature)): data}, manager)
+        ranges = measured.get_model_qsvs()
+        seen = watch(core, pixels, threads)
+        if not averaged:
+            ranges = set_ranges(ranges, seen.ranges)
+        if recipe.calibration == "least-squares" and activations_bits == 8:
+            ranges = set_ranges(ranges, least_squares_ranges(seen.ranges, seen.values))
+        ranges = set_ranges(ranges, {NORMALISED: RANGES[activations_bits]})
+        _check(ranges)
+        done = quantizer.Quantizer(core, chosen).quantize(
+            ranges, enable_progress_bar=False, enable_progress_report=False
+        )
+        quantized = outputs_as_written(bytes(done.quantized_model)) if keep else bytes(done.quantized_model)
+        if recipe.rounding == "compensated":
+            quantized = round_weights(quantized, core, seen.inputs)
+        return put_on_pixels(quantized)
+
+    return _made(make)
+
+
+def quantize_weights(model: bytes, kind: str) -> bytes:
+    """Quantize the weights of a TFLite file and nothing else.
+
+    Args:
+        model: full precision, uint8 pixels in.
+        kind: of `WEIGHTS_ONLY`.
+
+    Returns:
+        TFLite file, uint8 pixels in, float outputs.
+
+    Raises:
+        ExportError: the quantizer refuses the graph.
+    """
+    recipes = _recipes()
+    core = take_off_normalisation(model)
+
+    def make() -> bytes:
+        from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager
+
+        if kind == "dynamic":
+            chosen = recipes.dynamic_wi8_afp32()
+        else:
+            manager = recipe_manager.RecipeManager()
+            casting = algorithm_manager.AlgorithmName.FLOAT_CASTING
+            every = qtyping.TFLOperationName.ALL_SUPPORTED
+            manager.add_weight_only_config(".*", every, num_bits=16, algorithm_key=casting)
+            chosen = manager.get_quantization_recipe()
+        done = quantizer.Quantizer(core, chosen).quantize(enable_progress_bar=False, enable_progress_report=False)
+        return put_on_pixels(bytes(done.quantized_model))
+
+    return _made(make)
+
+
+def _recipes() -> Any:
+    try:
+        from ai_edge_quantizer import recipe
     except ImportError as error:
         todo = 'pip install "leukoscope[export]"'
         raise ExportError("ai-edge-quantizer is not installed", got=str(error), todo=todo) from None
-    averaged = recipe.calibration == "moving-average"
-    update = qsv_utils.moving_average_update if averaged else qsv_utils.min_max_update
-    core = take_off_normalisation(model)
+    return recipe
+
+
+def _made(make: Callable[[], bytes]) -> bytes:
+    """Run the quantizer, quietly and with one kind of error."""
     try:
         with _quiet():
-            static = recipes.static_wi8_ai8()
-            manager = recipe_manager.RecipeManager()
-            manager.load_quantization_recipe(static)
-            measured = calibrator.Calibrator(core, num_threads=threads, qsv_update_func=update)
-            signature = measured._tfl_interpreter.get_signature_list()
-            # one picture shows the quantizer what there is to measure; `watch` measures it faster
-            pictures = pixels if averaged else pixels[:1]
-            data = [{INPUT: (picture[None].astype(np.float32) - CENTRE) / CENTRE} for picture in pictures]
-            measured.calibrate({next(iter(signature)): data}, manager)
-            ranges = measured.get_model_qsvs()
-            seen = watch(core, pixels, threads)
-            if not averaged:
-                ranges = set_ranges(ranges, seen.ranges)
-            if recipe.calibration == "least-squares":
-                ranges = set_ranges(ranges, least_squares_ranges(seen.ranges, seen.values))
-            ranges = set_ranges(ranges, {NORMALISED: RANGE})
-            _check(ranges)
-            done = quantizer.Quantizer(core, static).quantize(
-                ranges, enable_progress_bar=False, enable_progress_report=False
-            )
-            quantized = bytes(done.quantized_model)
-            if recipe.rounding == "compensated":
-                quantized = round_weights(quantized, core, seen.inputs)
-            return put_on_pixels(quantized)
+            return make()
     except ExportError:
         raise
     except Exception as error:  # noqa: BLE001 - the quantizer raises anything
