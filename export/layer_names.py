@@ -127,7 +127,7 @@ def _unique(name: str, kind: str, taken: Counter[str]) -> str:
     taken[name] += 1
     if taken[name] == 1:
         return name
-    return f"{name}_{taken[name]}" if "/" in name else f"{name}/{kind.lower()}_{taken[name]}"
+    return f"{name}_{taken[name]}" if "/" in name or name == kind.lower() else f"{name}/{kind.lower()}_{taken[name]}"
 
 
 def _text(tensor: Any) -> str:

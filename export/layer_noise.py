@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from edge_runtime.preprocess import Pixels
 
-from .graph_input import CENTRE, quantization, read_graph, take_off_normalisation, without_leftovers, write_graph
+from .graph_input import CENTRE, quantization, read_graph, take_off_normalisation, write_graph
 from .layer_names import Layer, tflite_layers
 
 Floats = npt.NDArray[np.float64]
@@ -34,8 +34,11 @@ Rounding = tuple[float, float, int, int]
 """Scale, zero point, smallest and largest step of a tensor."""
 
 LIMITS = {"INT8": (-128, 127), "UINT8": (0, 255), "INT16": (-32768, 32767)}
-MOVES = ("RESHAPE", "PAD", "PADV2", "TRANSPOSE", "CONCATENATION", "MAX_POOL_2D", "SLICE", "STRIDED_SLICE", "SPLIT")
-"""Kinds that only move values: between tensors of one scale they add nothing."""
+MOVES = (
+    *("RESHAPE", "PAD", "PADV2", "TRANSPOSE", "CONCATENATION", "MAX_POOL_2D", "SLICE", "STRIDED_SLICE", "SPLIT"),
+    *("Reshape", "Pad", "Transpose", "Concat", "MaxPool", "Slice", "Split", "Squeeze", "Flatten"),
+)
+"""Kinds that only move values, in TFLite and ONNX: between tensors of one scale they add nothing."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class LayerNoise:
         own_db: of this layer alone, on the float network's input.
         weights_db: of `own_db`, by its constants.
         output_db: of `own_db`, by steps and range of its output.
-        readers: layers that read its output.
+        readers: layers that read its output, also behind layers that only move it.
     """
 
     name: str
@@ -90,7 +93,8 @@ class Tally:
 
     def result(self, layer: Layer, readers: Sequence[str]) -> LayerNoise:
         """Return the ratios."""
-        return LayerNoise(layer.name, layer.kind, *(decibel(self.signal, noise) for noise in self.noise), tuple(readers))
+        ratios = (decibel(self.signal, float(noise)) for noise in self.noise)
+        return LayerNoise(layer.name, layer.kind, *ratios, tuple(readers))
 
 
 def decibel(signal: float, noise: float) -> float:
@@ -125,8 +129,13 @@ def noise_table(layers: Sequence[LayerNoise]) -> str:
 
 
 def readers_of(layers: Sequence[Layer]) -> list[list[str]]:
-    """Return, for each layer, the names of those that read what it writes."""
-    return [[other.name for other in layers if set(other.inputs) & set(layer.outputs)] for layer in layers]
+    """Return, for each layer of a graph in its order, those that read what it writes, also behind such as move it."""
+    found: dict[str, list[str]] = {}
+    for layer in reversed(layers):
+        direct = [other for other in layers if set(other.inputs) & set(layer.outputs)]
+        behind = [name for other in direct if other.kind in MOVES for name in found.get(other.name, [])]
+        found[layer.name] = list(dict.fromkeys([*(other.name for other in direct), *behind]))
+    return [found[layer.name] for layer in layers]
 
 
 def tflite_noise(model: bytes, quantized: bytes, pixels: Pixels, threads: int = 2) -> list[LayerNoise]:

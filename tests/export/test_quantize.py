@@ -16,7 +16,7 @@ from export.activations import watch
 from export.errors import ExportError
 from export.graph_input import exact_levels, put_on_pixels, read_graph, take_off_normalisation, write_graph
 from export.layer_names import select, tflite_layers
-from export.quantize import WEIGHTS_ONLY, quantize, quantize_weights
+from export.quantize import WEIGHTS_ONLY, observe, quantize, quantize_weights
 from export.ranges import least_squares_range
 from export.recipes import RECIPES
 from export.rounding import compensated
@@ -55,6 +55,7 @@ def test_every_recipe_keeps_inputs_and_outputs(
     recipe = dataclasses.replace(INT8, calibration=calibration, rounding=rounding)
     quantized = quantize(full, pixels, recipe, threads=1)
     assert quantized == quantize(full, pixels, recipe, threads=1), "same pictures, same bytes"
+    assert quantized == quantize(full, pixels, recipe, threads=1, seen=observe(full, pixels, 1))
     engine = open_engine("litert", quantized, IO, 1)
     assert None not in engine.output_steps, "outputs are quantized"
     assert exact_levels(quantized) == 256
