@@ -183,8 +183,9 @@ def count_flips(
 
 def _answers(outputs: Outputs) -> npt.NDArray[np.int64]:
     """Return the classes, -1 where the outputs are not finite: no answer is no flip."""
-    finite = np.isfinite(outputs.logits).all(1)
-    return np.where(finite, np.where(finite[:, None], outputs.logits, 0).argmax(1), -1)
+    finite = np.asarray(np.isfinite(outputs.logits).all(1))
+    found: npt.NDArray[np.int64] = np.where(finite, np.nan_to_num(outputs.logits).argmax(1), -1)
+    return found
 
 
 def _changed(before: npt.NDArray[np.int64], after: npt.NDArray[np.int64]) -> list[int]:

@@ -93,8 +93,8 @@ class Tally:
 
     def result(self, layer: Layer, readers: Sequence[str]) -> LayerNoise:
         """Return the ratios."""
-        ratios = (decibel(self.signal, float(noise)) for noise in self.noise)
-        return LayerNoise(layer.name, layer.kind, *ratios, tuple(readers))
+        sqnr, own, weights, output = (decibel(self.signal, float(noise)) for noise in self.noise)
+        return LayerNoise(layer.name, layer.kind, sqnr, own, weights, output, tuple(readers))
 
 
 def decibel(signal: float, noise: float) -> float:
@@ -120,7 +120,7 @@ def worst_first(layers: Sequence[LayerNoise]) -> list[LayerNoise]:
 
 def noise_table(layers: Sequence[LayerNoise]) -> str:
     """Lay layers out as text."""
-    rows = [("layer", "own dB", "by weights", "by output", "at output dB", "kind")]
+    rows: list[tuple[str, ...]] = [("layer", "own dB", "by weights", "by output", "at output dB", "kind")]
     for layer in layers:
         ratios = (layer.own_db, layer.weights_db, layer.output_db, layer.sqnr_db)
         rows.append((layer.name, *(f"{ratio:.1f}" if math.isfinite(ratio) else "-" for ratio in ratios), layer.kind))
