@@ -16,9 +16,8 @@ import numpy as np
 
 from edge_runtime.errors import UsageError
 from edge_runtime.guard import guarded
-from export.recipes import CALIBRATION_IMAGES, Recipe, parse_recipe
-
 from export.interleave import interleave, latency
+from export.recipes import CALIBRATION_IMAGES, Recipe, parse_recipe
 
 VARIANTS: dict[str, Recipe] = {
     f"{ranges}, {rounding}": parse_recipe(f"tflite-int8:ranges={ranges},rounding={rounding}")

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from .explanation import Explanation
     from .trust import Trust
 
-_ENGINES = ("litert", "tflite-runtime", "onnxruntime", "openvino")  # as in engines.ENGINES, which needs numpy; a test compares
+_ENGINES = (
+    "litert",
+    "tflite-runtime",
+    "onnxruntime",
+    "openvino",
+)  # as in engines.ENGINES, which needs numpy; a test compares
 _FAILED = 1
 
 _EXAMPLES = """\

@@ -150,7 +150,8 @@ def _targets(args: argparse.Namespace) -> None:
         return
     head = ("target", "what", "runs on", "weights", "activations", "options")
     rows = [
-        (row.name, row.title, row.runs_on, row.weights, row.activations, " ".join(row.options)) for row in TARGETS.values()
+        (row.name, row.title, row.runs_on, row.weights, row.activations, " ".join(row.options))
+        for row in TARGETS.values()
     ]
     print(columns(head, rows, rule=True))
     print("\nOptions, TARGET:OPTION=VALUE,..., the default first:")

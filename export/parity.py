@@ -443,11 +443,19 @@ def input_row(step: str, files: Mapping[str, bytes]) -> Row:
     return Row(step, LEVELS, exact, "all 256", exact == 256)
 
 
-def structure_row(step: str, files: Mapping[str, bytes], recipe: Recipe) -> Row:
-    """Return the row that says whether every convolution is quantized as the recipe states, see `structure`."""
-    from .structure import check_structure
+def structure_row(step: str, full: Mapping[str, bytes], files: Mapping[str, bytes], recipe: Recipe) -> Row:
+    """Return the row that says whether every convolution is quantized as the recipe states, see `structure`.
 
-    right, wanted, fault = check_structure(files, recipe.target.activations, len(recipe.keep))
+    Args:
+        step: name of the step.
+        full: the model's files before quantization.
+        files: and after it.
+        recipe: how it was quantized.
+    """
+    from .structure import check_structure, kept_convolutions
+
+    kept = kept_convolutions(full, recipe.keep)
+    right, wanted, fault = check_structure(files, recipe.target.activations, kept)
     return Row(step, STRUCTURE, right, f"all {wanted}", right == wanted, fault)
 
 

@@ -123,7 +123,7 @@ class Source:
     rows: tuple[Row, ...]
     calibration: CalibrationSet
     stages: Stages
-    _made: dict[str, Any] = field(default_factory=dict, repr=False)
+    _made: dict[str, Full] = field(default_factory=dict, repr=False)
 
     @property
     def calibration_pixels(self) -> Pixels:
@@ -142,11 +142,15 @@ class Source:
 
     def onnx(self) -> Full:
         """Return the network as ONNX."""
-        return self._once("onnx", lambda: self._full({"model.onnx": self.stages.to_onnx(self.network, self.io.input_px)}))
+        return self._once(
+            "onnx", lambda: self._full({"model.onnx": self.stages.to_onnx(self.network, self.io.input_px)})
+        )
 
     def tflite(self, converter: str) -> Full:
         """Return the network as TFLite, by one of `to_tflite.CONVERTERS`; through ONNX, whose rungs come first."""
-        return self._once(converter, lambda: self._after_onnx(lambda f: {"model.tflite": self.stages.to_tflite(f["model.onnx"])}))
+        return self._once(
+            converter, lambda: self._after_onnx(lambda f: {"model.tflite": self.stages.to_tflite(f["model.onnx"])})
+        )
 
     def openvino(self) -> Full:
         """Return the network as OpenVINO's IR; through ONNX, whose rungs come first."""
@@ -162,7 +166,7 @@ class Source:
         """Return the source of the network after `epochs` of fine-tuning under fake quantization."""
         raise NotImplementedError(epochs)
 
-    def _once(self, key: str, make: Callable[[], Any]) -> Any:
+    def _once(self, key: str, make: Callable[[], Full]) -> Full:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
@@ -316,7 +320,7 @@ def export_recipe(source: Source, recipe: Recipe, go_on: bool = False) -> Export
     if not (outputs.whole and source.reference.whole):
         return finished({}, outputs)
     if recipe.target.calibrated:
-        rows += [structure_row(step, models, recipe), input_row(step, models)]
+        rows += [structure_row(step, full.files, models, recipe), input_row(step, models)]
     found = source.compare(outputs)
     rows += compare_quantized(step, source.reference, outputs, found, source.targets, source.run.task.labels)
     return finished(models, outputs, found)

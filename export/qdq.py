@@ -23,7 +23,9 @@ import numpy as np
 from edge_runtime.preprocess import Pixels
 
 from .errors import ExportError
+from .layer_names import openvino_layers, select
 from .own_process import own_process
+from .selective import ignored_nodes
 from .to_onnx import INPUT
 from .to_openvino import read_openvino, write_openvino
 
@@ -53,8 +55,9 @@ def quantize_onnx(
 
     graph = onnx.load_from_string(model)
     operators = [(node.name, node.op_type) for node in graph.graph.node]
+    kept = ignored_nodes(model, keep)
     with _errors():
-        quantized = _quantize(graph, operators, "Conv", ("ReduceMean",), pixels, correct_bias, keep)
+        quantized = _quantize(graph, operators, "Conv", pixels, correct_bias, kept)
         if signed:
             make_signed(quantized)
         _without_unused(quantized)
@@ -88,9 +91,11 @@ def _quantize_openvino(
     model: dict[str, bytes], pixels: Pixels, correct_bias: bool, keep: tuple[str, ...]
 ) -> dict[str, bytes]:
     graph = read_openvino(model)
-    operators = [(op.get_friendly_name(), op.get_type_name()) for op in graph.get_ordered_ops()]
+    layers = openvino_layers(graph)
+    operators = [(layer.outputs[0], layer.kind) for layer in layers]
+    kept = [layer.outputs[0] for layer in select(layers, keep)]
     with _errors():
-        quantized = _quantize(graph, operators, "Convolution", ("ReduceMean",), pixels, correct_bias, keep)
+        quantized = _quantize(graph, operators, "Convolution", pixels, correct_bias, kept)
     return write_openvino(quantized)
 
 
@@ -98,19 +103,15 @@ def _quantize(
     graph: Any,
     operators: Sequence[tuple[str, str]],
     convolution: str,
-    after: Sequence[str],
     pixels: Pixels,
     correct_bias: bool,
-    keep: Sequence[str],
+    kept: Sequence[str],
 ) -> Any:
     import nncf
     from nncf.quantization import advanced_parameters as advanced
 
-    # constants come first in OpenVINO's order; NNCF takes no notice of them, nor of names it does not know
     first = next(place for place, (_, kind) in enumerate(operators) if kind == convolution)
-    exact = [name for name, kind in operators[:first] if kind not in ("Constant", "Parameter", "Result")]
-    exact += [name for name, kind in operators if kind in after]
-    kept = _layers([name for name, kind in operators if "Conv" in kind], keep)
+    exact = [name for name, _ in operators[:first]] + [name for name, kind in operators if kind == "ReduceMean"]
     nncf.set_log_level(logging.ERROR)
     pixels = pixels.copy()
     pixels[0, 0, 0] = 0  # one black pixel: the range of (pixel - 128) / 128 is then whole, and its scale 1/128
@@ -128,14 +129,6 @@ def _quantize(
                 activations_quantization_params=advanced.QuantizationParameters(per_channel=False),
             ),
         )
-
-
-def _layers(convolutions: Sequence[str], keep: Sequence[str]) -> list[str]:
-    """Return the graph's names of the layers that are kept: ``/features/features.0/features.0.0/Conv`` and the like."""
-    from .layer_names import layer_name, require_layers
-
-    require_layers(keep, [layer_name(name) for name in convolutions])
-    return [name for name in convolutions if layer_name(name) in keep]
 
 
 def make_signed(graph: Any) -> None:

@@ -11,9 +11,6 @@ from .qdq import quantize_onnx, quantize_openvino
 from .quantize import quantize, quantize_weights
 from .recipes import Recipe
 
-BITS = {"int8": 8, "int16": 16}
-"""Number format of a target's activations -> their bits."""
-
 
 def make_quantized(files: Mapping[str, bytes], pixels: Pixels, recipe: Recipe) -> dict[str, bytes]:
     """Make the files of a recipe that is not full precision.
@@ -30,11 +27,8 @@ def make_quantized(files: Mapping[str, bytes], pixels: Pixels, recipe: Recipe) -
     target, options = recipe.target, recipe.options
     if "model.tflite" in files:
         model = files["model.tflite"]
-        if not target.calibrated:
-            return {"model.tflite": quantize_weights(model, target.weights)}
-        bits = BITS[target.activations]
-        ranges, rounding = options["ranges"], options["rounding"]
-        return {"model.tflite": quantize(model, pixels, ranges, rounding, bits, recipe.keep)}
+        made = quantize(model, pixels, recipe) if target.calibrated else quantize_weights(model, recipe)
+        return {"model.tflite": made}
     if not target.calibrated:
         return {"model.onnx": halve_onnx(files["model.onnx"])}
     correct_bias = options["bias"] == "corrected"

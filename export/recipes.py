@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edge_runtime.errors import UsageError
@@ -57,7 +57,7 @@ OPTIONS: dict[str, Option] = {
             ("compensated", "nearest"),
         ),
         Option("bias", "whether NNCF corrects the biases", ("corrected", "kept")),
-        Option("keep", "layers left in float", (), r"[\w.]+(\+[\w.]+)*", "features.0.0+classifier"),
+        Option("keep", "layers left in float", (), r"[\w./]+(\+[\w./]+)*", "features.0.0+classifier"),
         Option("qat", "epochs of fine-tuning under fake quantization, before", (), r"[1-9]\d?", "2"),
     )
 }
@@ -92,7 +92,12 @@ class Target:
     @property
     def tools(self) -> tuple[str, ...]:
         """Packages whose version decides about the bytes."""
-        return ("torch", "onnx", *_TOOLS[self.engine], *(("nncf",) if self.calibrated and self.engine != "litert" else ()))
+        return (
+            "torch",
+            "onnx",
+            *_TOOLS[self.engine],
+            *(("nncf",) if self.calibrated and self.engine != "litert" else ()),
+        )
 
     @property
     def exact(self) -> bool:
@@ -265,6 +270,10 @@ class Recipe:
     def keep(self) -> tuple[str, ...]:
         """Layers left in float."""
         return tuple(self.options["keep"].split("+")) if self.options.get("keep") else ()
+
+    def keeping(self, layers: Sequence[str]) -> Recipe:
+        """Return the same recipe with these layers in float, and no others."""
+        return Recipe(self.target, {**self.options, "keep": "+".join(layers)})
 
     @property
     def qat_epochs(self) -> int:

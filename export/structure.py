@@ -8,7 +8,7 @@ not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .graph_input import CENTRE, operator_code, read_graph
 from .graph_input import exact_levels as tflite_levels
-from .layer_names import layer_name
+from .layer_names import module_path, onnx_layers, openvino_layers, select, tflite_layers
 from .to_onnx import INPUT
 
 Fault = tuple[str, str]
@@ -24,6 +24,25 @@ Fault = tuple[str, str]
 
 ACTIVATIONS = {"int8": ("INT8",), "uint8, int8": ("INT8", "UINT8"), "int16": ("INT16",)}
 """As a target states them -> types of the tensors between operators."""
+
+
+def kept_convolutions(files: Mapping[str, bytes], keep: Sequence[str]) -> int:
+    """Count the convolutions that names of layers stand for, in a full-precision model.
+
+    Raises:
+        UsageError: a name stands for no layer.
+    """
+    if "model.tflite" in files:
+        layers = tflite_layers(read_graph(files["model.tflite"]))
+    elif "model.onnx" in files:
+        import onnx
+
+        layers = onnx_layers(onnx.load_from_string(files["model.onnx"]))
+    else:
+        from .to_openvino import read_openvino
+
+        layers = openvino_layers(read_openvino(dict(files)))
+    return sum(layer.kind.upper().startswith(("CONV", "DEPTHWISE_CONV", "GROUPCONV")) for layer in select(layers, keep))
 
 
 def check_structure(files: Mapping[str, bytes], activations: str, kept: int) -> tuple[int, int, str]:
@@ -112,7 +131,7 @@ def _onnx(model: bytes, types: tuple[str, ...]) -> Iterator[Fault]:
                 fault = "a zero point"
             elif kind not in types or given[1].size != 1:
                 fault = f"{kind} inputs with {given[1].size} scales"
-        yield layer_name(node.name), fault
+        yield module_path(node.name), fault
 
 
 def _openvino(files: dict[str, bytes]) -> Iterator[Fault]:
@@ -136,7 +155,7 @@ def _openvino(files: dict[str, bytes]) -> Iterator[Fault]:
             channels = int(op.output(0).get_partial_shape().get_max_shape()[1])
             if scales != channels:
                 fault = f"{scales} scales for {channels} channels of weights"
-        yield layer_name(op.get_friendly_name()), fault
+        yield module_path(op.get_friendly_name().removesuffix("/WithoutBiases")), fault
 
 
 def exact_levels(files: Mapping[str, bytes]) -> int:

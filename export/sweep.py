@@ -93,7 +93,9 @@ def sweep(
             for leftover in out.glob(f".{recipe.slug}.*"):  # of a sweep that was killed
                 shutil.rmtree(leftover, ignore_errors=True)
             try:
-                bundle = write_bundle(export_recipe(source, recipe, go_on=True), folder, allow_degraded=True, force=True)
+                bundle = write_bundle(
+                    export_recipe(source, recipe, go_on=True), folder, allow_degraded=True, force=True
+                )
             except LeukoscopeError as refused:
                 error = str(refused)
         if bundle is None:
@@ -231,5 +233,3 @@ def _weights_bytes(run: Run) -> int:
 
 def _interval(stated: dict[str, Any]) -> dict[str, float]:
     return {key: float(stated[key]) for key in ("value", "low", "high")}
-
-

@@ -36,7 +36,16 @@ def sweep_table(sweeps: Sequence[dict[str, Any]]) -> str:
     for found in sweeps:
         name = f"{found['backbone']}, {found['input_px']} px"
         torch = [name, "PyTorch fp32", "reference", f"{found['weights_bytes'] / 1e6:.2f}", "1.00"]
-        rows.append([*torch, _interval(found["macro_f1"]), "", "", "", f"1 (p50 {found['latency']['latency_ms']['p50']:.2f} ms)"])
+        rows.append(
+            [
+                *torch,
+                _interval(found["macro_f1"]),
+                "",
+                "",
+                "",
+                f"1 (p50 {found['latency']['latency_ms']['p50']:.2f} ms)",
+            ]
+        )
         rows += [[name, *_cells(entry)] for entry in found["targets"]]
     return markdown(HEAD, rows)
 
@@ -71,7 +80,8 @@ def pareto(entries: Sequence[dict[str, Any]]) -> list[str]:
     """
     made = [entry for entry in entries if "speedup" in entry]
     marks = {
-        entry["recipe"]: (-entry["macro_f1"]["value"], entry["model_bytes"], -entry["speedup"]["value"]) for entry in made
+        entry["recipe"]: (-entry["macro_f1"]["value"], entry["model_bytes"], -entry["speedup"]["value"])
+        for entry in made
     }
     return [
         name

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from edge_runtime.preprocess import Pixels
 from export.calibration import CalibrationSet, choose_calibration, describe
 from export.errors import ExportError, GateError
 from export.pack import write_bundle
@@ -18,13 +19,13 @@ from export.pipeline import Export, Files, Stages, export_recipe, open_source
 from export.quantized import make_quantized
 from export.recipes import Recipe, parse_recipe
 from export.to_onnx import to_onnx
-from edge_runtime.preprocess import Pixels
 from train.index import Index
 from train.network import SelfExplaining
 from train.run_folder import Run, read_run
 
 IMAGES = 48
 INT8 = "tflite-int8"
+CLEAN = Stages()
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def run(rendered_run: Path) -> Run:
     return read_run(rendered_run)
 
 
-def _export(run: Run, recipe: str, stages: Stages = Stages()) -> Export:
+def _export(run: Run, recipe: str, stages: Stages = CLEAN) -> Export:
     return export_recipe(open_source(run, images=IMAGES, stages=stages), parse_recipe(recipe))
 
 
