@@ -1,8 +1,8 @@
 """Graphs: how each engine's package loads a model, tells what it looks like, and runs it.
 
-What comes in are the bytes of a model's files; what goes out is a `Graph`: what the model says of itself, not yet believed, and
-a function that runs it and returns raw values. ``engines`` compares, dequantizes and checks. Each package is imported
-inside its loader, so that nobody pays for an engine that is not used.
+What comes in are the bytes of a model's files; what goes out is a `Graph`: what the model says of itself, not yet
+believed, and a function that runs it and returns raw values. ``engines`` compares, dequantizes and checks. Each package
+is imported inside its loader, so that nobody pays for an engine that is not used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Layer names: one name per operator, the same in torch, ONNX, OpenVINO and TFLite, and what a user's choice of them means.
+"""Layer names: one name per operator in torch, ONNX, OpenVINO and TFLite, and what a user's choice of them means.
 
 Converters keep the module path in their own way: ``/features/features.17/conv/conv.2/Conv`` in ONNX, the name of the
 filter in TFLite (its output is named after whoever reads it). Both become ``features.17.conv.2``, as in torch. An

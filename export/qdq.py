@@ -23,6 +23,7 @@ import numpy as np
 from edge_runtime.preprocess import Pixels
 
 from .errors import ExportError
+from .graph_input import CENTRE, RANGES
 from .layer_names import openvino_layers, select
 from .own_process import own_process
 from .selective import ignored_nodes
@@ -58,6 +59,7 @@ def quantize_onnx(
     kept = ignored_nodes(model, keep)
     with _errors():
         quantized = _quantize(graph, operators, "Conv", pixels, correct_bias, kept)
+        _exact_input(quantized)
         if signed:
             make_signed(quantized)
         _without_unused(quantized)
@@ -96,6 +98,7 @@ def _quantize_openvino(
     kept = [layer.outputs[0] for layer in select(layers, keep)]
     with _errors():
         quantized = _quantize(graph, operators, "Convolution", pixels, correct_bias, kept)
+        _exact_openvino_input(quantized)
     return write_openvino(quantized)
 
 
@@ -113,8 +116,6 @@ def _quantize(
     first = next(place for place, (_, kind) in enumerate(operators) if kind == convolution)
     exact = [name for name, _ in operators[:first]] + [name for name, kind in operators if kind == "ReduceMean"]
     nncf.set_log_level(logging.ERROR)
-    pixels = pixels.copy()
-    pixels[0, 0, 0] = 0  # one black pixel: the range of (pixel - 128) / 128 is then whole, and its scale 1/128
     with _quiet():
         return nncf.quantize(
             graph,
@@ -129,6 +130,36 @@ def _quantize(
                 activations_quantization_params=advanced.QuantizationParameters(per_channel=False),
             ),
         )
+
+
+def _exact_input(graph: Any) -> None:
+    """Give the first pair of an ONNX graph the range that is known, of (pixel - 128) / 128, not the one measured."""
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.graph.initializer}
+    first = next(node for node in graph.graph.node if node.op_type == "Conv").input[0]
+    for node in graph.graph.node:
+        if first in node.output and node.op_type == "DequantizeLinear":
+            pair = [node, *(other for other in graph.graph.node if node.input[0] in other.output)]
+            for half in pair:
+                scale, zero = constants[half.input[1]], constants[half.input[2]]
+                scale.CopyFrom(numpy_helper.from_array(np.array(1 / CENTRE, np.float32), scale.name))
+                zero.CopyFrom(numpy_helper.from_array(np.array(0, np.int8), zero.name))
+    del graph.graph.value_info[:]  # they may state the types of before
+
+
+def _exact_openvino_input(graph: Any) -> None:
+    """Do the same to the first FakeQuantize of an OpenVINO graph."""
+    from openvino import opset13
+
+    first = next(op for op in graph.get_ordered_ops() if op.get_type_name() == "Convolution").input_value(0).get_node()
+    if first.get_type_name() != "FakeQuantize":
+        return
+    low, high = RANGES[8]
+    for place, bound in enumerate((low, high, low, high), start=1):
+        shape = first.input_value(place).get_shape()
+        constant = opset13.constant(np.full(tuple(shape), bound, np.float32))
+        first.input(place).replace_source_output(constant.output(0))
 
 
 def make_signed(graph: Any) -> None:
@@ -152,7 +183,6 @@ def make_signed(graph: Any) -> None:
                 wider = numpy_helper.to_array(scale) * np.float32(255 / 127)
                 scale.CopyFrom(numpy_helper.from_array(wider.astype(np.float32), scale.name))
                 zero.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(zero).astype(np.int8), zero.name))
-    del graph.graph.value_info[:]  # they state the types of before
 
 
 def _without_unused(graph: Any) -> None:

@@ -48,8 +48,8 @@ def quantize(
     Args:
         model: full precision, uint8 pixels in.
         pixels: (N, H, W, 3) uint8, the calibration set.
-        recipe: how; its target is ``tflite-int8`` or ``tflite-16x8``. With activations of 16 bits there are steps enough
-            for the widest range: least squares is not asked.
+        recipe: how; its target is ``tflite-int8`` or ``tflite-16x8``. With activations of 16 bits there are steps
+            enough for the widest range: least squares is not asked.
         threads: for running the calibration set.
         seen: of `observe` for this model and these pixels; saves most of the time where a model is quantized often.
 

@@ -1,9 +1,9 @@
 """Structure: whether a quantized file is quantized the way its recipe says, convolution by convolution.
 
-Outputs over a test split can hide it: one scale for all of a layer's weights, or scales along the wrong axis of a square
-one, cost little on a network that is sure of itself, and all of it on the next. So the file is read, not run. What comes
-in are the model files; what goes out is how many convolutions are as they should be, of how many, and the first that is
-not.
+Outputs over a test split can hide it: one scale for all of a layer's weights, or scales along the wrong axis of a
+square one, cost little on a network that is sure of itself, and all of it on the next. So the file is read, not run.
+What comes in are the model files; what goes out is how many convolutions are as they should be, of how many, and the
+first that is not.
 """
 
 from __future__ import annotations

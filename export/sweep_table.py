@@ -73,7 +73,7 @@ def _interval(stated: dict[str, float]) -> str:
 
 
 def pareto(entries: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the recipes that no other one beats in macro-F1, size and latency at once, or equals in all and beats in one.
+    """Return the recipes that no other one equals in macro-F1, size and latency, or beats, unless it equals all three.
 
     Args:
         entries: ``targets`` of a sweep; those that were not made are passed over.
