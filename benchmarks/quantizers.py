@@ -67,7 +67,7 @@ def compare(folder: Path, index_folder: Path | None, images: int, others: dict[s
     spec = IOSpec(INPUT, run.input_px, LOGITS, CLASS_MAP, height, width, place.first_px, place.step_px, classes)
     chosen = choose_calibration(index, run.protocol, images)
     calibration = np.ascontiguousarray(pixels[list(chosen.numbers)])
-    full = to_tflite(to_onnx(run.network, run.input_px))
+    full = to_tflite(run.network, to_onnx(run.network, run.input_px), run.input_px)
     models = {"fp32": full} | {name: quantize(full, calibration, recipe) for name, recipe in VARIANTS.items()} | others
     engines = {name: open_engine("litert", model, spec, threads=1) for name, model in models.items()}
     picture = np.array(pixels[test[0]])

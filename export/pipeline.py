@@ -55,13 +55,13 @@ class Stages:
 
     Attributes:
         to_onnx: (network, input_px) -> ONNX.
-        to_tflite: ONNX -> TFLite, full precision.
+        to_tflite: (network, its ONNX, input_px) -> TFLite, full precision.
         choose: (index, protocol, images, seed) -> calibration set.
         quantize: (TFLite, pixels of the calibration set (N, H, W, 3) uint8, recipe) -> TFLite.
     """
 
     to_onnx: Callable[[SelfExplaining, int], bytes] = to_onnx
-    to_tflite: Callable[[bytes], bytes] = to_tflite
+    to_tflite: Callable[[SelfExplaining, bytes, int], bytes] = to_tflite
     choose: Callable[[Index, str, int, int], CalibrationSet] = choose_calibration
     quantize: Callable[[bytes, Pixels, Recipe], bytes] = quantize
 
@@ -166,7 +166,7 @@ def export_run(
     rows += compare_fp32("torch -> ONNX fp32", reference, by_onnx)
     if not by_onnx.whole or not (go_on or all(row.passed for row in rows)):
         return finished({}, None, None)
-    tflite = stages.to_tflite(onnx)
+    tflite = stages.to_tflite(run.network, onnx, run.input_px)
     shipped = engine_outputs(tflite, io, pixels, test, "litert")
     rows += compare_fp32("torch -> TFLite fp32", reference, shipped)
     if not shipped.whole or not (go_on or all(row.passed for row in rows)):
