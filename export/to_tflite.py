@@ -35,6 +35,7 @@ class Converter:
         title: for people.
         installed: tells whether it is there.
         install: command that installs it, from the checkout's root.
+        reads_onnx: whether `convert` needs the network's ONNX form.
         convert: (network in eval mode, its ONNX form, input_px) -> TFLite, full precision.
     """
 
@@ -42,6 +43,7 @@ class Converter:
     title: str
     installed: Callable[[], bool]
     install: str
+    reads_onnx: bool
     convert: Callable[[nn.Module, bytes, int], bytes]
 
 
@@ -86,6 +88,7 @@ CONVERTERS: dict[str, Converter] = {
             "through ONNX, by onnx2tf",
             lambda: find_spec("onnx2tf") is not None,
             "pip install --no-deps --ignore-requires-python -r requirements-onnx2tf.txt",
+            True,
             lambda network, onnx, input_px: onnx_to_tflite(onnx),
         ),
         Converter(
@@ -93,6 +96,7 @@ CONVERTERS: dict[str, Converter] = {
             "from torch directly, by LiteRT's own converter",
             has_litert_torch,
             "pip install --no-deps --target .litert-torch -r requirements-litert-torch.txt",
+            False,
             lambda network, onnx, input_px: torch_to_tflite(network, input_px),
         ),
     )
