@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.leukoscope-ready
 
-.PHONY: setup check test bench clean
+.PHONY: litert-torch setup check test bench clean
 
 setup: $(READY)
 

@@ -180,7 +180,9 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 def tables(folders: Sequence[Path], index: Path | None, pictures: int, images: int, rounds: int) -> str:
     """Measure runs and lay the figures out as two tables; see `measure`."""
     full = [("", "converter", "s", "logits", "class map", "operators", "of them TRANSPOSE, PAD", "MB", "latency")]
-    small = [("", "float32 file by", "MB", "latency", "top-1 agreement", "class map Spearman, median", "same peak cell")]
+    small = [
+        ("", "float32 file by", "MB", "latency", "top-1 agreement", "class map Spearman, median", "same peak cell")
+    ]
     for folder in folders:
         run, made, ratios, quantized_ratios = measure(folder, index, pictures, images, rounds)
         title = f"{run.backbone}, {run.input_px} px"

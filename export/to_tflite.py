@@ -75,9 +75,32 @@ def onnx_to_tflite(onnx: bytes) -> bytes:
     """Convert an ONNX graph by onnx2tf's TensorFlow-free backend."""
     with tempfile.TemporaryDirectory(prefix="leukoscope-export-") as name:
         folder = Path(name)
-        (folder / "model.onnx").write_bytes(onnx)
+        (folder / "model.onnx").write_bytes(without_concatenations_of_one(onnx))
         arguments = ["-i", "model.onnx", "-o", "out", "-k", INPUT, "-n"]
         return run_converter("onnx2tf", "onnx2tf", arguments, folder, folder / "out" / "model_float32.tflite")
+
+
+def without_concatenations_of_one(onnx: bytes) -> bytes:
+    """Take concatenations of a single tensor out of an ONNX graph; one that has none stays as it is, byte by byte.
+
+    DenseNet has one at the head of every block, and onnx2tf makes them an operator that no engine knows.
+    """
+    from onnx import load_from_string
+
+    model = load_from_string(onnx)
+    nodes, same = [], dict[str, str]()
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = same.get(name, name)
+        if node.op_type == "Concat" and len(node.input) == 1:
+            same[node.output[0]] = node.input[0]
+        else:
+            nodes.append(node)
+    if not same or same.keys() & {value.name for value in model.graph.output}:
+        return onnx
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return bytes(model.SerializeToString())
 
 
 CONVERTERS: dict[str, Converter] = {

@@ -117,7 +117,7 @@ def shorten(name: str) -> str:
     first; of each layer, its name without its class.
     """
     first = name.split(";;")[-1].split(";")[0]
-    elements = [element.rpartition(".")[2].partition("_")[2] for element in first.split("/")]
+    elements = [element.rpartition(".")[2].lstrip("_").partition("_")[2] for element in first.split("/")]
     return "/".join(element for element in elements if element) or "network"
 
 

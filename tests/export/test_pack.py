@@ -20,6 +20,7 @@ from export.pack import render_golden, write_bundle
 from export.parity import GATES
 from export.pipeline import Export, export_run
 from export.recipes import RECIPES
+from export.to_tflite import CONVERTERS
 from train.run_folder import read_run
 
 IMAGES = 48
@@ -139,7 +140,8 @@ def test_foreign_folder_is_not_replaced(export: Export, tmp_path: Path) -> None:
 def test_missing_converter_is_one_line(
     rendered_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("export.to_tflite.CONVERTER", "onnx2tf_that_is_not_there")
+    missing = dataclasses.replace(CONVERTERS["onnx2tf"], installed=lambda: False)
+    monkeypatch.setitem(CONVERTERS, "onnx2tf", missing)
     assert main([str(rendered_run), "--recipe", "int8", "--out", str(tmp_path / "x")]) == 1
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert len(error) == 1 and "pip install --no-deps" in error[0]
