@@ -22,6 +22,7 @@ from edge_runtime.preprocess import Pixels
 from .activations import watch
 from .errors import ExportError
 from .graph_input import CENTRE, NORMALISED, RANGE, put_on_pixels, take_off_normalisation
+from .max_pooling import pad_with_values
 from .ranges import least_squares_ranges, set_ranges
 from .recipes import Recipe
 from .rounding import round_weights
@@ -52,7 +53,7 @@ def quantize(model: bytes, pixels: Pixels, recipe: Recipe, threads: int = 2) -> 
         raise ExportError("ai-edge-quantizer is not installed", got=str(error), todo=todo) from None
     averaged = recipe.calibration == "moving-average"
     update = qsv_utils.moving_average_update if averaged else qsv_utils.min_max_update
-    core = take_off_normalisation(model)
+    core = pad_with_values(take_off_normalisation(model))
     try:
         with _quiet():
             static = recipes.static_wi8_ai8()

@@ -1,8 +1,8 @@
 """Every road to TFLite gives the same function, in the shape that all behind it rely on, or one line that says why not.
 
 The network is small but has what converters trip over: a first convolution that does not pad (the normalisation can be
-folded into it), padding on both sides at stride 2, a depthwise convolution, pooling with padding, concatenations, one
-of them of a single tensor.
+folded into it), padding on both sides at stride 2, a depthwise convolution, pooling with padding behind a ReLU and
+before one, a batch normalisation with no convolution in front, and concatenations, one of them of a single tensor.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from edge_runtime.manifest import IOSpec
 from export.converter_process import run_converter
 from export.errors import ExportError
 from export.graph_input import exact_levels, operator_code, read_graph, take_off_normalisation
+from export.max_pooling import pad_with_values
 from export.quantize import quantize
 from export.recipes import RECIPES
 from export.to_onnx import to_onnx
@@ -32,12 +33,12 @@ from train.network import SelfExplaining
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "edge_runtime" / "fixtures" / "tiny_float32.tflite"
-PX, CLASSES = 47, 5
-SPEC = IOSpec("pixels", PX, "logits", "class_map", 6, 6, 4.0, 8.0, CLASSES)
+PX, CLASSES = 49, 5
+SPEC = IOSpec("pixels", PX, "logits", "class_map", 3, 3, 8.0, 16.0, CLASSES)
 
 
 class _Features(nn.Module):
-    """(N, 3, 47, 47) -> (N, 24, 6, 6)."""
+    """(N, 3, 49, 49) -> (N, 24, 3, 3)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +48,7 @@ class _Features(nn.Module):
         self.pool = nn.MaxPool2d(3, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        below = torch.cat([self.depthwise(self.stem(x))], 1)
+        below = torch.cat([self.depthwise(self.pool(self.stem(x)))], 1)
         return self.pool(torch.cat([below, self.before(below)], 1)).relu()
 
 
@@ -70,7 +71,7 @@ def network() -> SelfExplaining:
 @pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
     rng = np.random.default_rng(0)
-    blocks = rng.integers(60, 256, (16, 6, 6, 3)).astype(np.uint8).repeat(8, 1).repeat(8, 2)[:, :PX, :PX]
+    blocks = rng.integers(60, 256, (16, 7, 7, 3)).astype(np.uint8).repeat(8, 1).repeat(8, 2)[:, :PX, :PX]
     return np.concatenate([blocks, rng.integers(0, 256, (8, PX, PX, 3), np.uint8)])
 
 
@@ -139,8 +140,15 @@ def test_normalisation_stands_apart(full: bytes) -> None:
 
 def test_layout_costs_nothing(full: bytes) -> None:
     """Torch keeps channels first, TFLite last; a converter that turns back and forth is slow and hard to quantize."""
-    # onnx2tf needs one before and behind a batch normalisation that stands between a concatenation and ReLU
-    assert _codes(full).count("TRANSPOSE") <= 2
+    assert "TRANSPOSE" not in _codes(full)
+
+
+def test_pooling_pads_with_values(full: bytes, pixels: np.ndarray) -> None:
+    """Zero behind a ReLU, the mirrored border elsewhere: not one output changes."""
+    padded = pad_with_values(full)
+    assert _codes(full).count("PADV2") == 2 and "PADV2" not in _codes(padded) and "MIRROR_PAD" in _codes(padded)
+    for found, wanted in zip(_outputs(padded, pixels), _outputs(full, pixels), strict=True):
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_it_can_be_quantized(full: bytes, pixels: np.ndarray) -> None:
