@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.metadata import distributions
 from pathlib import Path
 
 from .errors import ExportError
@@ -23,6 +24,17 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "JAX_PLATFORMS": "cpu",
 }
+
+
+def installed_version(name: str, *folders: Path) -> str | None:
+    """Return a converter's version, None where it is not installed.
+
+    Args:
+        name: as packages are installed by.
+        folders: looked into before this environment.
+    """
+    found = distributions(name=name, path=[*map(str, folders), *sys.path])
+    return next((package.version for package in found), None)
 
 
 def run_converter(name: str, module: str, arguments: Sequence[str], folder: Path, written: Path) -> bytes:

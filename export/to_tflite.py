@@ -11,16 +11,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_runtime.errors import UsageError
 
-from .converter_process import run_converter
+from .converter_process import installed_version, run_converter
 from .errors import ExportError
 from .to_onnx import INPUT
-from .torch_to_tflite import has_litert_torch, torch_to_tflite
+from .torch_to_tflite import litert_torch_version, torch_to_tflite
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +32,7 @@ class Converter:
     Attributes:
         name: as in recipes and in the manifest; what it is called where packages are installed from.
         title: for people.
-        installed: tells whether it is there.
+        version: tells which version is installed, None where there is none.
         install: command that installs it, from the checkout's root.
         reads_onnx: whether `convert` needs the network's ONNX form.
         convert: (network in eval mode, its ONNX form, input_px) -> TFLite, full precision.
@@ -41,7 +40,7 @@ class Converter:
 
     name: str
     title: str
-    installed: Callable[[], bool]
+    version: Callable[[], str | None]
     install: str
     reads_onnx: bool
     convert: Callable[[nn.Module, bytes, int], bytes]
@@ -66,7 +65,7 @@ def to_tflite(network: nn.Module, onnx: bytes, input_px: int, converter: str = "
     if converter not in CONVERTERS:
         raise UsageError("no such converter", got=converter, expected=f"one of {', '.join(CONVERTERS)}")
     row = CONVERTERS[converter]
-    if not row.installed():
+    if row.version() is None:
         raise ExportError(f"the converter {row.name} is not installed", todo=f"run: {row.install}")
     return row.convert(network, onnx, input_px)
 
@@ -109,7 +108,7 @@ CONVERTERS: dict[str, Converter] = {
         Converter(
             "onnx2tf",
             "through ONNX, by onnx2tf",
-            lambda: find_spec("onnx2tf") is not None,
+            lambda: installed_version("onnx2tf"),
             "pip install --no-deps --ignore-requires-python -r requirements-onnx2tf.txt",
             True,
             lambda network, onnx, input_px: onnx_to_tflite(onnx),
@@ -117,7 +116,7 @@ CONVERTERS: dict[str, Converter] = {
         Converter(
             "litert-torch",
             "from torch directly, by LiteRT's own converter",
-            has_litert_torch,
+            litert_torch_version,
             "pip install --no-deps --target .litert-torch -r requirements-litert-torch.txt",
             False,
             lambda network, onnx, input_px: torch_to_tflite(network, input_px),

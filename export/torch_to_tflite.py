@@ -15,11 +15,10 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .converter_process import run_converter
+from .converter_process import installed_version, run_converter
 from .errors import ExportError
 from .graph_input import read_graph, write_graph
 from .to_onnx import CLASS_MAP, INPUT, LOGITS
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 NAME = "litert-torch"
-PACKAGE = "litert_torch"
 FOLDER = ".litert-torch"
 VARIABLE = "LEUKOSCOPE_LITERT_TORCH"
 NETWORK = "network.pt2"
@@ -41,9 +39,9 @@ def packages() -> Path:
     return Path(stated).resolve() if stated else Path(__file__).resolve().parents[1] / FOLDER
 
 
-def has_litert_torch() -> bool:
-    """Tell whether the converter is installed, in its own folder or in the main environment."""
-    return (packages() / PACKAGE).is_dir() or find_spec(PACKAGE) is not None
+def litert_torch_version() -> str | None:
+    """Return the converter's version, None where it is neither in its own folder nor in the main environment."""
+    return installed_version(NAME, packages())
 
 
 def torch_to_tflite(network: nn.Module, input_px: int) -> bytes:

@@ -27,7 +27,7 @@ from export.quantize import quantize
 from export.recipes import RECIPES
 from export.to_onnx import to_onnx
 from export.to_tflite import CONVERTERS, to_tflite
-from export.torch_to_tflite import FOLDER, VARIABLE, has_litert_torch, name_tensors, packages, shorten
+from export.torch_to_tflite import FOLDER, VARIABLE, litert_torch_version, name_tensors, packages, shorten
 from train.backbones import Backbone
 from train.network import SelfExplaining
 
@@ -82,7 +82,7 @@ Convert = Callable[[], bytes]
 def convert(request: pytest.FixtureRequest, network: SelfExplaining) -> Convert:
     """Convert the network once more, in a process of its own."""
     row = CONVERTERS[request.param]
-    if not row.installed():
+    if row.version() is None:
         pytest.skip(f"{row.name} is not installed; {row.install}")
     return lambda: to_tflite(network, to_onnx(network, PX), PX, row.name)
 
@@ -163,7 +163,7 @@ def test_it_can_be_quantized(full: bytes, pixels: np.ndarray) -> None:
 @pytest.mark.parametrize("name", list(CONVERTERS))
 def test_missing_converter_is_one_line(name: str, network: SelfExplaining, monkeypatch: pytest.MonkeyPatch) -> None:
     row = CONVERTERS[name]
-    monkeypatch.setitem(CONVERTERS, name, dataclasses.replace(row, installed=lambda: False))
+    monkeypatch.setitem(CONVERTERS, name, dataclasses.replace(row, version=lambda: None))
     with pytest.raises(ExportError) as error:
         to_tflite(network, b"", PX, name)
     assert str(error.value) == f"the converter {name} is not installed (run: {row.install})"
@@ -174,11 +174,13 @@ def test_missing_converter_is_one_line(name: str, network: SelfExplaining, monke
 def test_own_folder_is_looked_for_beside_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     assert packages() == ROOT / FOLDER and FOLDER in CONVERTERS["litert-torch"].install
-    monkeypatch.setattr("export.torch_to_tflite.find_spec", lambda name: None)
+    monkeypatch.setattr("sys.path", [])
     monkeypatch.setenv(VARIABLE, str(tmp_path))
-    assert packages() == tmp_path and not has_litert_torch()
-    (tmp_path / "litert_torch").mkdir()
-    assert has_litert_torch()
+    assert packages() == tmp_path and litert_torch_version() is None
+    described = tmp_path / "litert_torch-0.10.0.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text("Name: litert-torch\nVersion: 0.10.0\n")
+    assert litert_torch_version() == "0.10.0"
 
 
 def test_unknown_converter_is_refused(network: SelfExplaining) -> None:

@@ -140,7 +140,7 @@ def test_foreign_folder_is_not_replaced(export: Export, tmp_path: Path) -> None:
 def test_missing_converter_is_one_line(
     rendered_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    missing = dataclasses.replace(CONVERTERS["onnx2tf"], installed=lambda: False)
+    missing = dataclasses.replace(CONVERTERS["onnx2tf"], version=lambda: None)
     monkeypatch.setitem(CONVERTERS, "onnx2tf", missing)
     assert main([str(rendered_run), "--recipe", "int8", "--out", str(tmp_path / "x")]) == 1
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
