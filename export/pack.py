@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +29,11 @@ from train.index import NEAR_DUPLICATE_BITS
 from train.sources import SOURCES
 
 from .calibration import SPLIT
+from .converter_process import installed_version
 from .errors import ExportError, GateError
 from .model_card import model_card
+from .recipes import Recipe
+from .to_tflite import CONVERTERS
 
 if TYPE_CHECKING:
     from edge_runtime.engines import Engine
@@ -173,7 +175,7 @@ def manifest(export: Export, golden: dict[str, Any]) -> dict[str, Any]:
         "weights": recipe.target.weights,
         "activations": recipe.target.activations,
         "calibration": None,
-        "tools": tool_versions(recipe.target.tools),
+        "tools": tool_versions(recipe),
     }
     if export.calibration is not None:
         quantization["calibration"] = {
@@ -277,17 +279,12 @@ def _notes(export: Export) -> list[str]:
     return notes + ([f"DEGRADED: written although these gates failed: {'; '.join(failed)}."] if failed else [])
 
 
-def tool_versions(names: Sequence[str]) -> dict[str, str]:
-    """Return the versions of packages: another version may write other bytes."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+def tool_versions(recipe: Recipe) -> dict[str, str]:
+    """Return the versions of the packages that a recipe's bytes depend on."""
+    return {
+        name: (CONVERTERS[name].version() if name in CONVERTERS else installed_version(name)) or "unknown"
+        for name in recipe.tools
+    }
 
 
 def golden_files(export: Export) -> tuple[dict[str, Any], dict[str, bytes]]:

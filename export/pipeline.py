@@ -41,7 +41,7 @@ from .quantized import make_quantized
 from .recipes import CALIBRATION_IMAGES, Recipe
 from .to_onnx import CLASS_MAP, INPUT, LOGITS, to_onnx
 from .to_openvino import to_openvino
-from .to_tflite import to_tflite
+from .to_tflite import CONVERTERS, to_tflite
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,13 +65,13 @@ class Stages:
 
     Attributes:
         to_onnx: (network, input_px) -> ONNX.
-        to_tflite: ONNX -> TFLite, full precision.
+        to_tflite: (network, its ONNX, input_px, converter) -> TFLite, full precision.
         choose: (index, protocol, images, seed) -> calibration set.
         quantize: (full-precision files, pixels of the calibration set (N, H, W, 3) uint8, recipe) -> files.
     """
 
     to_onnx: Callable[[SelfExplaining, int], bytes] = to_onnx
-    to_tflite: Callable[[bytes], bytes] = to_tflite
+    to_tflite: Callable[[SelfExplaining, bytes, int, str], bytes] = to_tflite
     choose: Callable[[Index, str, int, int], CalibrationSet] = choose_calibration
     quantize: Callable[[Files, Pixels, Recipe], dict[str, bytes]] = make_quantized
 
@@ -147,14 +147,18 @@ class Source:
         )
 
     def tflite(self, converter: str) -> Full:
-        """Return the network as TFLite, by one of `to_tflite.CONVERTERS`; through ONNX, whose rungs come first."""
-        return self._once(
-            converter, lambda: self._after_onnx(lambda f: {"model.tflite": self.stages.to_tflite(f["model.onnx"])})
-        )
+        """Return the network as TFLite, by one of `CONVERTERS`; where that reads ONNX, the rungs of ONNX come first."""
+
+        def convert(onnx: bytes) -> dict[str, bytes]:
+            return {"model.tflite": self.stages.to_tflite(self.network, onnx, self.io.input_px, converter)}
+
+        if CONVERTERS[converter].reads_onnx:
+            return self._once(converter, lambda: self._after_onnx(convert))
+        return self._once(converter, lambda: self._full(convert(b"")))
 
     def openvino(self) -> Full:
         """Return the network as OpenVINO's IR; through ONNX, whose rungs come first."""
-        return self._once("openvino", lambda: self._after_onnx(lambda f: to_openvino(f["model.onnx"])))
+        return self._once("openvino", lambda: self._after_onnx(to_openvino))
 
     def full(self, recipe: Recipe) -> Full:
         """Return the full-precision form that a recipe starts from."""
@@ -171,9 +175,9 @@ class Source:
             self._made[key] = make()
         return self._made[key]
 
-    def _after_onnx(self, convert: Callable[[Files], dict[str, bytes]]) -> Full:
+    def _after_onnx(self, convert: Callable[[bytes], dict[str, bytes]]) -> Full:
         onnx = self.onnx()
-        return self._full(convert(onnx.files), onnx.rows) if onnx.outputs.whole else onnx
+        return self._full(convert(onnx.files["model.onnx"]), onnx.rows) if onnx.files else onnx
 
     def _full(self, files: dict[str, bytes], before: tuple[Row, ...] = ()) -> Full:
         engine, title = next((engine, title) for name, (engine, title) in _FULL.items() if name in files)

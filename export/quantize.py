@@ -26,6 +26,7 @@ from edge_runtime.preprocess import Pixels
 from .activations import Activations, watch
 from .errors import ExportError
 from .graph_input import CENTRE, NORMALISED, RANGES, put_on_pixels, take_off_normalisation
+from .max_pooling import pad_with_values
 from .ranges import least_squares_ranges, set_ranges
 from .recipes import Recipe
 from .rounding import round_weights
@@ -63,7 +64,7 @@ def quantize(
     recipes = _recipes()
     ranged, bits = recipe.options["ranges"], BITS[recipe.target.activations]
     averaged = ranged == "moving-average"
-    core = take_off_normalisation(model)
+    core = _core(model)
     static = recipes.static_wi8_ai8() if bits == 8 else recipes.static_wi8_ai16()
     chosen = left_in_float(static, core, recipe.keep)
 
@@ -101,7 +102,12 @@ def quantize(
 
 def observe(model: bytes, pixels: Pixels, threads: int = 2) -> Activations:
     """Return what a calibration set makes flow in a float TFLite file, once for several calls of `quantize`."""
-    return watch(take_off_normalisation(model), pixels, threads)
+    return watch(_core(model), pixels, threads)
+
+
+def _core(model: bytes) -> bytes:
+    """Return what is quantized of a float file: all behind the normalisation."""
+    return pad_with_values(take_off_normalisation(model))
 
 
 def quantize_weights(model: bytes, recipe: Recipe) -> bytes:
@@ -119,7 +125,7 @@ def quantize_weights(model: bytes, recipe: Recipe) -> bytes:
         ExportError: the quantizer refuses the graph.
     """
     recipes = _recipes()
-    core = take_off_normalisation(model)
+    core = _core(model)
 
     def make() -> bytes:
         from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager

@@ -90,26 +90,10 @@ class Target:
     options: tuple[str, ...]
 
     @property
-    def tools(self) -> tuple[str, ...]:
-        """Packages whose version decides about the bytes."""
-        return (
-            "torch",
-            "onnx",
-            *_TOOLS[self.engine],
-            *(("nncf",) if self.calibrated and self.engine != "litert" else ()),
-        )
-
-    @property
     def exact(self) -> bool:
         """Tell whether it is the same function as the network, up to float32's rounding."""
         return self.weights == self.activations == "float32"
 
-
-_TOOLS = {
-    "litert": ("onnx2tf", "ai-edge-quantizer", "ai-edge-litert"),
-    "onnxruntime": ("onnxruntime",),
-    "openvino": ("openvino",),
-}
 
 _TFLITE, _ONNX, _OPENVINO = ("model.tflite",), ("model.onnx",), ("model.xml", "model.bin")
 _BOARDS = "Raspberry Pi, Jetson's CPU, x86"
@@ -270,6 +254,14 @@ class Recipe:
     def keep(self) -> tuple[str, ...]:
         """Layers left in float."""
         return tuple(self.options["keep"].split("+")) if self.options.get("keep") else ()
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """Packages whose version decides about the bytes."""
+        quantizer = ("nncf",) if self.qat_epochs or (self.target.calibrated and self.target.engine != "litert") else ()
+        if self.target.engine == "litert":
+            return ("torch", "onnx", self.options["converter"], *quantizer, "ai-edge-quantizer", "ai-edge-litert")
+        return ("torch", "onnx", *quantizer, self.target.engine)
 
     def keeping(self, layers: Sequence[str]) -> Recipe:
         """Return the same recipe with these layers in float, and no others."""

@@ -145,7 +145,7 @@ def _kept(folder: Path, run: Run, recipe: Recipe, settings: Settings) -> Bundle 
     )
     wanted = (
         recipe.name,
-        tool_versions(recipe.target.tools),
+        tool_versions(recipe),
         run.info["weights_sha256"],
         run.info["data_sha256"],
         settings.seed if recipe.target.calibrated else None,

@@ -115,8 +115,8 @@ def pareto_picture(found: dict[str, Any]) -> Figure:
         xscale="log",
         xlabel=f"times faster than PyTorch fp32, {found['latency']['threads']} thread(s), batch 1",
         ylabel=f"macro-F1, {found['test_pictures']} test pictures",
-        title=f"{found['task']}, {found['backbone']}, {found['input_px']} px: area is size, filled is the Pareto front, "
-        "red failed a gate",
+        title=f"{found['task']}, {found['backbone']}, {found['input_px']} px: area is size, filled is the Pareto "
+        "front, red failed a gate",
     )
     axes.title.set_fontsize(9)
     return figure
