@@ -1,4 +1,4 @@
-"""Command line of export: pack | targets | sweep | diff | keygen | sign."""
+"""Command line of export: pack | debug | targets | sweep | diff | keygen | sign."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   python -m export targets
   python -m export pack work/run --recipe tflite-int8 --out work/bundle
   python -m export pack work/run --recipe tflite-int8:rounding=nearest --out work/other --allow-degraded
+  python -m export debug work/run --recipe tflite-int8
   python -m export sweep work/run --out work/sweep
   python -m export diff work/bundle work/other
   python -m export sign work/bundle --key signing.pem
@@ -58,6 +59,21 @@ def build_parser() -> argparse.ArgumentParser:
     pack.add_argument("--force", action="store_true", help="replace a bundle that is there")
     pack.add_argument("--json", action="store_true", help="print the result as JSON")
     pack.set_defaults(run=_pack)
+
+    debug = commands.add_parser(
+        "debug",
+        help="say why a gate fails, and which recipe would pass",
+        description="Make a recipe's model and say where it loses: layers by their signal-to-quantization-noise ratio, "
+        "classes and pictures whose answer changed. Where a gate fails, other recipes are tried on the validation "
+        "split. Nothing is written.",
+        epilog=EXAMPLES,
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    _run_options(debug)
+    debug.add_argument("--recipe", required=True, metavar="RECIPE", help=RECIPE_HELP)
+    debug.add_argument("--json", action="store_true", help="print it as JSON")
+    debug.set_defaults(run=_debug)
 
     targets = commands.add_parser(
         "targets",
@@ -107,6 +123,7 @@ def _check_calibration(args: argparse.Namespace) -> None:
 def _pack(args: argparse.Namespace) -> None:
     from train.run_folder import read_run
 
+    from .debug import debug
     from .pack import check_out, write_bundle
     from .parity import format_table
     from .pipeline import export_recipe, open_source
@@ -123,6 +140,15 @@ def _pack(args: argparse.Namespace) -> None:
             print(f"{name}: {size_bytes / 1e6:.2f} MB")
         sys.stdout.flush()
     found = {"name": export.name, "passed": export.passed, "rows": [row.to_dict() for row in export.rows]}
+    if export.models and not export.passed:
+        diagnosis = debug(export)
+        found["diagnosis"] = diagnosis.to_dict()
+        if not args.json:
+            print(
+                f"\n{diagnosis.text()}\n\nfor a recipe that would pass: python -m export debug {args.run_folder} "
+                f"--recipe {recipe.name}\n",
+                flush=True,
+            )
     try:
         bundle = write_bundle(export, args.out, args.allow_degraded, args.force)
     finally:
@@ -132,6 +158,23 @@ def _pack(args: argparse.Namespace) -> None:
     if not args.json:
         mark = "" if export.passed else ", DEGRADED: a gate failed"
         print(f"{bundle.id}: {bundle.size_bytes / 1e6:.2f} MB -> {args.out}{mark}")
+
+
+def _debug(args: argparse.Namespace) -> None:
+    from train.run_folder import read_run
+
+    from .debug import debug
+    from .pipeline import export_recipe, open_source
+
+    _check_calibration(args)
+    recipe = parse_recipe(args.recipe)
+    if not recipe.target.calibrated:
+        raise UsageError(
+            "--recipe", got=recipe.name, expected="one that is calibrated: others have no quantized layers"
+        )
+    source = open_source(read_run(args.run_folder), args.index, args.calibration_images, args.seed)
+    found = debug(export_recipe(source, recipe, go_on=True), search=True)
+    print(json.dumps(found.to_dict(), indent=2) if args.json else found.text())
 
 
 def _targets(args: argparse.Namespace) -> None:
