@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import LeukoscopeError, UsageError
 from edge_runtime.guard import guarded
-from export.recipes import CALIBRATION_IMAGES, RECIPES
+from export.recipes import CALIBRATION_IMAGES, parse_recipe
 from export.to_tflite import CONVERTERS, Converter
 
 from .interleave import interleave, ratio
@@ -113,7 +113,7 @@ def measure(folder: Path, index_folder: Path | None, pictures: int, images: int,
         error_text = ""
         if images:
             try:
-                quantized = quantize(model, calibration, RECIPES["int8"])
+                quantized = quantize(model, calibration, parse_recipe("tflite-int8"))
                 cells = _agreement(real, engine_outputs(quantized, spec, pixels, test, "litert"))
             except LeukoscopeError as error:
                 error_text = str(error)

@@ -24,7 +24,7 @@ from export.errors import ExportError
 from export.graph_input import exact_levels, operator_code, read_graph, take_off_normalisation
 from export.max_pooling import pad_with_values
 from export.quantize import quantize
-from export.recipes import RECIPES
+from export.recipes import parse_recipe
 from export.to_onnx import to_onnx
 from export.to_tflite import CONVERTERS, to_tflite
 from export.torch_to_tflite import FOLDER, VARIABLE, litert_torch_version, name_tensors, packages, shorten
@@ -159,7 +159,7 @@ def test_batch_normalisation_is_two_operators_at_most(full: bytes) -> None:
 
 
 def test_it_can_be_quantized(full: bytes, pixels: np.ndarray) -> None:
-    quantized = quantize(full, pixels[:16], RECIPES["int8"], threads=1)
+    quantized = quantize(full, pixels[:16], parse_recipe("tflite-int8"), threads=1)
     assert exact_levels(quantized) == 256
     logits, class_map = _outputs(full, pixels[:16])
     logits_8, class_map_8 = _outputs(quantized, pixels[:16])
