@@ -85,7 +85,7 @@ def watch_onnx(model: Any, pixels: Pixels, threads: int = 2) -> dict[str, Inputs
     for picture in pixels:
         found = dict(zip(read, session.run(read, {INPUT: picture[None]}), strict=True))
         for node in nodes:
-            stated = {attribute.name: list(attribute.ints) or attribute.i for attribute in node.attribute}
+            stated: dict[str, Any] = {one.name: list(one.ints) or one.i for one in node.attribute}
             top, left, bottom, right = stated.get("pads", [0, 0, 0, 0])
             patches = take_patches(
                 np.moveaxis(found[node.input[0]][0], 0, -1),

@@ -70,7 +70,7 @@ GATES: dict[str, Gate] = {
         ("int8_top1", "top-1 agreement", ">=", 0.98),
         ("probability", "probability difference, median", "<=", 0.05),
         ("logit_error", "largest logit difference, share of their span", "<=", 0.1),
-        ("logit_shift", "largest mean shift of a logit, in their deviations", "<=", 0.02),
+        ("logit_shift", "largest mean shift of a logit, in their deviations", "<=", 0.08),
         ("spearman", "heatmap Spearman, median", ">=", 0.98),
         ("peak", "heat kept at the peak, 5th percentile", ">=", 0.90),
     )

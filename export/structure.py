@@ -137,9 +137,7 @@ def _openvino(files: dict[str, bytes]) -> Iterator[Fault]:
         if op.get_type_name() not in ("Convolution", "GroupConvolution"):
             continue
         fault = ""
-        given, weight = (op.input_value(place).get_node() for place in (0, 1))
-        while weight.get_type_name() == "Reshape":  # of depthwise weights
-            weight = weight.input_value(0).get_node()
+        given, weight = (_before(op, place, ("Transpose", "Reshape")) for place in (0, 1))
         if given.get_type_name() != "FakeQuantize":
             fault = f"inputs come from {given.get_type_name()}"
         elif weight.get_type_name() not in ("Multiply", "FakeQuantize"):
@@ -152,6 +150,14 @@ def _openvino(files: dict[str, bytes]) -> Iterator[Fault]:
             if scales != channels:
                 fault = f"{scales} scales for {channels} channels of weights"
         yield module_path(op.get_friendly_name().removesuffix("/WithoutBiases")), fault
+
+
+def _before(op: Any, place: int, moves: tuple[str, ...]) -> Any:
+    """Return what gives an OpenVINO operator its input, behind operators that only move values."""
+    node = op.input_value(place).get_node()
+    while node.get_type_name() in moves:
+        node = node.input_value(0).get_node()
+    return node
 
 
 def exact_levels(files: Mapping[str, bytes]) -> int:
@@ -190,14 +196,15 @@ def _by_level(levels: npt.NDArray[np.uint8], seen: npt.NDArray[Any]) -> npt.NDAr
 
 
 def _openvino_levels(files: dict[str, bytes]) -> npt.NDArray[np.float64]:
-    """Return what the first FakeQuantize makes of the 256 levels, by its formula (OpenVINO, FakeQuantize-1)."""
+    """Return what the first convolution sees of the 256 levels, by running the graph up to there."""
+    import openvino
+
     from .to_openvino import read_openvino
 
-    ops = read_openvino(files).get_ordered_ops()
-    first = next(op for op in ops if op.get_type_name() == "Convolution").input_value(0).get_node()
-    if first.get_type_name() != "FakeQuantize":
-        return np.full(256, np.nan)
-    low, high, low_out, high_out = (float(np.ravel(first.input_value(n).get_node().data)[0]) for n in range(1, 5))
-    steps = int(first.get_attributes()["levels"]) - 1
-    given = np.clip((np.arange(256) - CENTRE) / CENTRE, low, high)
-    return np.rint((given - low) / (high - low) * steps) / steps * (high_out - low_out) + low_out
+    graph = read_openvino(files)
+    first = next(op for op in graph.get_ordered_ops() if op.get_type_name() == "Convolution").input_value(0)
+    start = openvino.Model([first], graph.get_parameters(), "start")
+    compiled = openvino.Core().compile_model(start, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    side = graph.input(0).get_partial_shape().get_max_shape()[1]
+    levels = np.resize(np.arange(256, dtype=np.uint8), (1, side, side, 3))
+    return _by_level(levels, np.moveaxis(compiled({INPUT: levels})[0], 1, -1))
