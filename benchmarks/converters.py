@@ -22,10 +22,9 @@ import numpy.typing as npt
 
 from edge_runtime.errors import LeukoscopeError, UsageError
 from edge_runtime.guard import guarded
+from export.interleave import interleave, ratio
 from export.recipes import CALIBRATION_IMAGES, parse_recipe
 from export.to_tflite import CONVERTERS, Converter
-
-from .interleave import interleave, ratio
 
 PICTURES = 300
 """Of the test split, on which files are compared with torch."""

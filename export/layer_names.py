@@ -1,4 +1,4 @@
-"""Layer names: one name per operator in torch, ONNX, OpenVINO and TFLite, and what a user's choice of them means.
+"""Layer names: one name per operator, the same in torch, ONNX and TFLite, and what a user's choice of them means.
 
 Converters keep the module path in their own way: ``/features/features.17/conv/conv.2/Conv`` in ONNX, the name of the
 filter in TFLite (its output is named after whoever reads it). Both become ``features.17.conv.2``, as in torch. An
@@ -86,25 +86,6 @@ def onnx_layers(model: Any) -> list[Layer]:
         plain = f"{module}/{node.op_type.lower()}" if module else node.op_type.lower()
         name = module if node.op_type in ("Conv", "Gemm", "MatMul") and module else plain
         found.append(Layer(_unique(name, node.op_type, taken), node.op_type, tuple(node.output), tuple(node.input)))
-    return found
-
-
-def openvino_layers(graph: Any) -> list[Layer]:
-    """Name the operators of an OpenVINO graph, in its order, constants left out.
-
-    Args:
-        graph: ``openvino.Model``, before or after quantization; named as the ONNX graph that it was made of.
-    """
-    found: list[Layer] = []
-    taken: Counter[str] = Counter()
-    for op in graph.get_ordered_ops():
-        kind, node = op.get_type_name(), op.get_friendly_name()
-        if kind in ("Constant", "Parameter", "Result"):
-            continue
-        module = module_path(node.removesuffix("/WithoutBiases"))  # a convolution and the addition behind it
-        plain = f"{module}/{kind.lower()}" if module else kind.lower()
-        name = module if kind.endswith("Convolution") and module else plain
-        found.append(Layer(_unique(name, kind, taken), kind, (node,), ()))
     return found
 
 

@@ -164,7 +164,8 @@ class Source:
         """Return the full-precision form that a recipe starts from."""
         if recipe.target.engine == "litert":
             return self.tflite(recipe.options["converter"])
-        return self.openvino() if recipe.target.engine == "openvino" else self.onnx()
+        # OpenVINO's INT8 form is the ONNX one, converted
+        return self.openvino() if recipe.target.engine == "openvino" and recipe.target.exact else self.onnx()
 
     def tuned(self, epochs: int) -> Source:
         """Return the source of the network after `epochs` of fine-tuning under fake quantization."""

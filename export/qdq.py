@@ -1,8 +1,10 @@
-"""QDQ: from a full-precision ONNX or OpenVINO graph to one whose tensors pass through quantize-dequantize pairs.
+"""QDQ: from a full-precision ONNX graph to one whose tensors pass through quantize-dequantize pairs.
 
-Post-training quantization by NNCF: weights per output channel and symmetric, stored as int8; activations per tensor and
-symmetric, uint8 where nothing is negative; biases corrected for the mean error that rounding leaves. What lies before
+Post-training quantization: graph and scales by NNCF, weights per output channel and symmetric, stored as int8,
+activations per tensor and symmetric, uint8 where nothing is negative. Where each weight is rounded to is chosen as for
+TFLite (see ``onnx_rounding``), or by NNCF, which corrects the biases for the mean error that is left. What lies before
 the first convolution is arithmetic on known grey levels and stays as it is, and so does the mean over the class map.
+OpenVINO reads such a graph, too, and is as fast with it as with what NNCF makes of its own form.
 
 Activations per tensor is not NNCF's own choice before depthwise convolutions: per channel, ONNX Runtime finds no kernel
 for them and computes in float between a quantization and its inverse, three times slower. TensorRT takes signed
@@ -23,18 +25,16 @@ import numpy as np
 from edge_runtime.preprocess import Pixels
 
 from .errors import ExportError
-from .graph_input import CENTRE, RANGES
-from .layer_names import openvino_layers, select
-from .own_process import own_process
+from .graph_input import CENTRE
+from .onnx_rounding import round_onnx
 from .selective import ignored_nodes
 from .to_onnx import INPUT
-from .to_openvino import read_openvino, write_openvino
 
 INSTALL = 'pip install "leukoscope[export]"'
 
 
 def quantize_onnx(
-    model: bytes, pixels: Pixels, signed: bool = False, correct_bias: bool = True, keep: Sequence[str] = ()
+    model: bytes, pixels: Pixels, signed: bool = False, rounding: str = "compensated", keep: Sequence[str] = ()
 ) -> bytes:
     """Quantize an ONNX graph.
 
@@ -42,7 +42,7 @@ def quantize_onnx(
         model: full precision, uint8 pixels in, class map and logits out.
         pixels: (N, H, W, 3) uint8, the calibration set.
         signed: int8 activations throughout, as TensorRT takes them.
-        correct_bias: take the mean error of each channel off the biases.
+        rounding: of the weights: "compensated" (see `rounding`) or "nearest", with NNCF's correction of the biases.
         keep: names of layers left in float, as the network has them.
 
     Returns:
@@ -54,67 +54,30 @@ def quantize_onnx(
     """
     import onnx
 
-    graph = onnx.load_from_string(model)
-    operators = [(node.name, node.op_type) for node in graph.graph.node]
+    original = onnx.load_from_string(model)
     kept = ignored_nodes(model, keep)
     with _errors():
-        quantized = _quantize(graph, operators, "Conv", pixels, correct_bias, kept)
+        quantized = _quantize(onnx.load_from_string(model), pixels, rounding == "nearest", kept)
         _exact_input(quantized)
         if signed:
             make_signed(quantized)
+        if rounding == "compensated":
+            round_onnx(quantized, original, pixels)
         _without_unused(quantized)
         onnx.checker.check_model(quantized, full_check=True)
         content: bytes = quantized.SerializeToString(deterministic=True)
     return content
 
 
-def quantize_openvino(
-    model: dict[str, bytes], pixels: Pixels, correct_bias: bool = True, keep: Sequence[str] = ()
-) -> dict[str, bytes]:
-    """Quantize an OpenVINO graph.
-
-    Args:
-        model: its files, see `to_openvino`.
-        pixels: (N, H, W, 3) uint8, the calibration set.
-        correct_bias: take the mean error of each channel off the biases.
-        keep: names of layers left in float, as the network has them.
-
-    Returns:
-        Its files.
-
-    Raises:
-        ExportError: NNCF is not installed or refuses the graph.
-        UsageError: no such layer to keep.
-    """
-    return own_process(_quantize_openvino, model, pixels, correct_bias, tuple(keep))
-
-
-def _quantize_openvino(
-    model: dict[str, bytes], pixels: Pixels, correct_bias: bool, keep: tuple[str, ...]
-) -> dict[str, bytes]:
-    graph = read_openvino(model)
-    layers = openvino_layers(graph)
-    operators = [(layer.outputs[0], layer.kind) for layer in layers]
-    kept = [layer.outputs[0] for layer in select(layers, keep)]
-    with _errors():
-        quantized = _quantize(graph, operators, "Convolution", pixels, correct_bias, kept)
-        _exact_openvino_input(quantized)
-    return write_openvino(quantized)
-
-
-def _quantize(
-    graph: Any,
-    operators: Sequence[tuple[str, str]],
-    convolution: str,
-    pixels: Pixels,
-    correct_bias: bool,
-    kept: Sequence[str],
-) -> Any:
+def _quantize(graph: Any, pixels: Pixels, correct_bias: bool, kept: Sequence[str]) -> Any:
     import nncf
     from nncf.quantization import advanced_parameters as advanced
 
-    first = next(place for place, (_, kind) in enumerate(operators) if kind == convolution)
-    exact = [name for name, _ in operators[:first]] + [name for name, kind in operators if kind == "ReduceMean"]
+    kinds = [node.op_type for node in graph.graph.node]
+    names = [node.name for node in graph.graph.node]
+    exact = names[: kinds.index("Conv")] + [
+        name for name, kind in zip(names, kinds, strict=True) if kind == "ReduceMean"
+    ]
     nncf.set_log_level(logging.ERROR)
     with _quiet():
         return nncf.quantize(
@@ -146,20 +109,6 @@ def _exact_input(graph: Any) -> None:
                 scale.CopyFrom(numpy_helper.from_array(np.array(1 / CENTRE, np.float32), scale.name))
                 zero.CopyFrom(numpy_helper.from_array(np.array(0, np.int8), zero.name))
     del graph.graph.value_info[:]  # they may state the types of before
-
-
-def _exact_openvino_input(graph: Any) -> None:
-    """Do the same to the first FakeQuantize of an OpenVINO graph."""
-    from openvino import opset13
-
-    first = next(op for op in graph.get_ordered_ops() if op.get_type_name() == "Convolution").input_value(0).get_node()
-    if first.get_type_name() != "FakeQuantize":
-        return
-    low, high = RANGES[8]
-    for place, bound in enumerate((low, high, low, high), start=1):
-        shape = first.input_value(place).get_shape()
-        constant = opset13.constant(np.full(tuple(shape), bound, np.float32))
-        first.input(place).replace_source_output(constant.output(0))
 
 
 def make_signed(graph: Any) -> None:

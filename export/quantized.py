@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from edge_runtime.preprocess import Pixels
 
 from .halve import halve_onnx
-from .qdq import quantize_onnx, quantize_openvino
+from .qdq import quantize_onnx
 from .quantize import quantize, quantize_weights
 from .recipes import Recipe
+from .to_openvino import to_openvino
 
 
 def make_quantized(files: Mapping[str, bytes], pixels: Pixels, recipe: Recipe) -> dict[str, bytes]:
@@ -31,8 +32,6 @@ def make_quantized(files: Mapping[str, bytes], pixels: Pixels, recipe: Recipe) -
         return {"model.tflite": made}
     if not target.calibrated:
         return {"model.onnx": halve_onnx(files["model.onnx"])}
-    correct_bias = options["bias"] == "corrected"
-    if "model.onnx" in files:
-        signed = target.activations == "int8"
-        return {"model.onnx": quantize_onnx(files["model.onnx"], pixels, signed, correct_bias, recipe.keep)}
-    return quantize_openvino(dict(files), pixels, correct_bias, recipe.keep)
+    signed = target.activations == "int8"
+    made = quantize_onnx(files["model.onnx"], pixels, signed, options["rounding"], recipe.keep)
+    return to_openvino(made) if target.engine == "openvino" else {"model.onnx": made}

@@ -53,10 +53,10 @@ OPTIONS: dict[str, Option] = {
         ),
         Option(
             "rounding",
-            "of the weights: made up for by each other, biases corrected (see `rounding`); to the nearest step each",
+            "of the weights: made up for by each other, biases corrected (see `rounding`); to the nearest step each, "
+            "in ONNX with NNCF's correction of the biases",
             ("compensated", "nearest"),
         ),
-        Option("bias", "whether NNCF corrects the biases", ("corrected", "kept")),
         Option("keep", "layers left in float", (), r"[\w./]+(\+[\w./]+)*", "features.0.0+classifier"),
         Option("qat", "epochs of fine-tuning under fake quantization, before", (), r"[1-9]\d?", "2"),
     )
@@ -188,7 +188,7 @@ TARGETS: dict[str, Target] = {
             "int8 per-channel",
             "uint8, int8",
             True,
-            ("bias", "keep", "qat"),
+            ("rounding", "keep", "qat"),
         ),
         Target(
             "onnx-int8-trt",
@@ -199,7 +199,7 @@ TARGETS: dict[str, Target] = {
             "int8 per-channel",
             "int8",
             True,
-            ("bias", "keep", "qat"),
+            ("rounding", "keep", "qat"),
         ),
         Target(
             "openvino-fp32",
@@ -221,7 +221,7 @@ TARGETS: dict[str, Target] = {
             "int8 per-channel",
             "uint8, int8",
             True,
-            ("bias", "keep"),
+            ("rounding", "keep"),
         ),
     )
 }

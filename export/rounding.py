@@ -26,6 +26,10 @@ DAMPING = 0.01
 """Added to the covariance's diagonal, as a share of its mean: inputs that never vary would leave it without inverse."""
 
 
+BLOCK = 128
+"""Weights that are rounded before their errors reach the others: many small products become a large one."""
+
+
 def round_weights(quantized: bytes, original: bytes, inputs: Sequence[Inputs]) -> bytes:
     """Round a quantized graph's weights anew and correct its biases.
 
@@ -82,10 +86,14 @@ def compensated(exact: Floats, scale: Floats, covariance: Floats) -> Floats:
     upper = np.linalg.cholesky(np.linalg.inv(sorted_covariance)).transpose(0, 2, 1)
     left = np.take_along_axis(exact, order[:, None, :], axis=2)
     steps = np.empty_like(left)
-    for c in range(count):
-        steps[..., c] = np.clip(np.rint(left[..., c] / scale), -LARGEST, LARGEST)
-        error = (left[..., c] - steps[..., c] * scale) / upper[:, c, c, None]
-        left[..., c + 1 :] -= error[..., None] * upper[:, c, None, c + 1 :]
+    for start in range(0, count, BLOCK):  # what a block's errors do to all later weights is done at its end, at once
+        end = min(start + BLOCK, count)
+        errors = np.empty((*left.shape[:2], end - start))
+        for c in range(start, end):
+            steps[..., c] = np.clip(np.rint(left[..., c] / scale), -LARGEST, LARGEST)
+            errors[..., c - start] = (left[..., c] - steps[..., c] * scale) / upper[:, c, c, None]
+            left[..., c + 1 : end] -= errors[..., c - start, None] * upper[:, c, None, c + 1 : end]
+        left[..., end:] -= errors @ upper[:, start:end, end:]
     unsorted = np.empty_like(steps)
     np.put_along_axis(unsorted, np.broadcast_to(order[:, None, :], steps.shape), steps, axis=2)
     return unsorted

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .graph_input import CENTRE, operator_code, read_graph
 from .graph_input import exact_levels as tflite_levels
-from .layer_names import module_path, onnx_layers, openvino_layers, select, tflite_layers
+from .layer_names import module_path, onnx_layers, select, tflite_layers
 from .to_onnx import INPUT
 
 Fault = tuple[str, str]
@@ -27,22 +27,18 @@ ACTIVATIONS = {"int8": ("INT8",), "uint8, int8": ("INT8", "UINT8"), "int16": ("I
 
 
 def kept_convolutions(files: Mapping[str, bytes], keep: Sequence[str]) -> int:
-    """Count the convolutions that names of layers stand for, in a full-precision model.
+    """Count the convolutions that names of layers stand for, in a full-precision model, TFLite or ONNX.
 
     Raises:
         UsageError: a name stands for no layer.
     """
     if "model.tflite" in files:
         layers = tflite_layers(read_graph(files["model.tflite"]))
-    elif "model.onnx" in files:
+    else:
         import onnx
 
         layers = onnx_layers(onnx.load_from_string(files["model.onnx"]))
-    else:
-        from .to_openvino import read_openvino
-
-        layers = openvino_layers(read_openvino(dict(files)))
-    return sum(layer.kind.upper().startswith(("CONV", "DEPTHWISE_CONV", "GROUPCONV")) for layer in select(layers, keep))
+    return sum(layer.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "Conv") for layer in select(layers, keep))
 
 
 def check_structure(files: Mapping[str, bytes], activations: str, kept: int) -> tuple[int, int, str]:

@@ -153,6 +153,13 @@ def test_pooling_pads_with_values(full: bytes, pixels: np.ndarray) -> None:
         np.testing.assert_array_equal(found, wanted)
 
 
+def test_batch_normalisation_is_two_operators_at_most(full: bytes) -> None:
+    """Those behind a convolution go into it; the one that is not is a factor and a summand."""
+    behind_the_input = _codes(full)[3:]
+    assert (behind_the_input.count("MUL"), behind_the_input.count("SUB")) == (1, 0)
+    assert behind_the_input.count("ADD") == 2, "the other is the head's bias"
+
+
 def test_it_can_be_quantized(full: bytes, pixels: np.ndarray) -> None:
     quantized = quantize(full, pixels[:16], parse_recipe("tflite-int8"), threads=1)
     assert exact_levels(quantized) == 256
