@@ -28,6 +28,7 @@ from edge_runtime.preprocess import Pixels
 
 from .graph_input import CENTRE, quantization, read_graph, take_off_normalisation, write_graph
 from .layer_names import Layer, tflite_layers
+from .max_pooling import pad_with_values
 
 Floats = npt.NDArray[np.float64]
 Rounding = tuple[float, float, int, int]
@@ -35,7 +36,8 @@ Rounding = tuple[float, float, int, int]
 
 LIMITS = {"INT8": (-128, 127), "UINT8": (0, 255), "INT16": (-32768, 32767)}
 MOVES = (
-    *("RESHAPE", "PAD", "PADV2", "TRANSPOSE", "CONCATENATION", "MAX_POOL_2D", "SLICE", "STRIDED_SLICE", "SPLIT"),
+    *("RESHAPE", "PAD", "PADV2", "MIRROR_PAD", "TRANSPOSE", "CONCATENATION", "MAX_POOL_2D"),
+    *("SLICE", "STRIDED_SLICE", "SPLIT"),
     *("Reshape", "Pad", "Transpose", "Concat", "MaxPool", "Slice", "Split", "Squeeze", "Flatten"),
 )
 """Kinds that only move values, in TFLite and ONNX: between tensors of one scale they add nothing."""
@@ -152,7 +154,7 @@ def tflite_noise(model: bytes, quantized: bytes, pixels: Pixels, threads: int = 
     """
     from tqdm import tqdm
 
-    graph, after = read_graph(take_off_normalisation(model)), read_graph(quantized)
+    graph, after = read_graph(pad_with_values(take_off_normalisation(model))), read_graph(quantized)
     layers = tflite_layers(graph)
     count = len(graph.subgraphs[0].operators)
     copies = _add_twins(graph, after)
