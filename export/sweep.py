@@ -26,7 +26,7 @@ from .interleave import interleave, latency, ratio
 from .pack import tool_versions, write_bundle
 from .pipeline import Source, export_recipe, open_source
 from .recipes import Recipe
-from .sweep_table import JSON, PICTURE, TABLE, pareto_picture, sweep_table
+from .sweep_table import JSON, PICTURE, TABLE, pareto_picture, sweep_report
 
 if TYPE_CHECKING:
     from train.run_folder import Run
@@ -120,7 +120,7 @@ def sweep(
         "targets": [entry | times.get(entry["recipe"], {}) for entry in entries],
     }
     write_text(out / JSON, json.dumps(found, indent=1) + "\n")
-    write_text(out / TABLE, sweep_table([found]) + "\n")
+    write_text(out / TABLE, sweep_report(found) + "\n")
     from train.plots import write_png
 
     write_png(pareto_picture(found), out / PICTURE)

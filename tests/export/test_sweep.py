@@ -17,7 +17,7 @@ from edge_runtime.bundle import open_bundle
 from export.cli import main
 from export.recipes import TARGETS, parse_recipe
 from export.sweep import DEGRADED, NOT_MADE, PASSED, Settings, sweep
-from export.sweep_table import HEAD, pareto, state_table, sweep_table
+from export.sweep_table import HEAD, pareto, state_table, sweep_report
 from export.to_tflite import CONVERTERS
 from train.run_folder import read_run
 
@@ -116,9 +116,10 @@ def test_what_cannot_be_made_is_a_row_and_the_others_go_on(
     result = sweep(read_run(rendered_run), recipes, killed, SETTINGS)
     missing, made = result["targets"]
     assert missing["state"] == NOT_MADE and "not installed" in missing["reason"] and made["state"] == PASSED
-    table = sweep_table([result])
-    assert "not made: the converter litert-torch is not installed" in table
-    assert all(line.count("|") == len(HEAD) + 1 for line in table.splitlines())
+    report = sweep_report(result)
+    assert "- `tflite-fp32:converter=litert-torch`, not made: the converter litert-torch is not installed" in report
+    rows = [line for line in report.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 1 + 2 and all(line.count("|") == len(HEAD) + 1 for line in rows)
 
 
 def test_sweep_into_something_else_is_refused(rendered_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
