@@ -25,7 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edge_runtime.errors import LeukoscopeError
+
 from .errors import ExportError
+from .rounding import LARGEST
 from .to_onnx import to_onnx
 
 if TYPE_CHECKING:
@@ -135,9 +138,9 @@ def quantizers() -> Iterator[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield nncf
-    except ExportError:
+    except LeukoscopeError:
         raise
-    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001 - NNCF raises anything
         got = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
         raise ExportError("NNCF cannot quantize the network", got=got) from None
     finally:
@@ -253,13 +256,17 @@ def fold_weights(graph: Any) -> None:
         main.initializer.append(numpy_helper.from_array(value, node.output[0]))
         main.node.remove(node)
     constants = {tensor.name: tensor for tensor in main.initializer}
+    for node in [node for node in main.node if node.op_type == "Identity" and node.input[0] in constants]:
+        same = numpy_helper.to_array(constants[node.input[0]])  # the exporter writes equal constants once
+        main.initializer.append(numpy_helper.from_array(same, node.output[0]))
+        main.node.remove(node)
+    constants = {tensor.name: tensor for tensor in main.initializer}
     for node in [node for node in main.node if node.op_type == "QuantizeLinear" and node.input[0] in constants]:
-        weight, scale, zero = (numpy_helper.to_array(constants[name]) for name in node.input)
+        weight, scale = (numpy_helper.to_array(constants[name]) for name in node.input[:2])
         axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
         shape = [-1 if place == axis else 1 for place in range(weight.ndim)] if scale.ndim else []
-        limits = np.iinfo(zero.dtype)
-        steps = np.rint(weight / scale.reshape(shape)) + zero.reshape(shape)
-        rounded = np.clip(steps, limits.min, limits.max).astype(zero.dtype)
+        # a symmetric range: training may have moved a weight beyond the step that was its largest
+        rounded = np.clip(np.rint(weight / scale.reshape(shape)), -LARGEST, LARGEST).astype(np.int8)
         main.initializer.append(numpy_helper.from_array(rounded, node.output[0]))
         main.node.remove(node)
     read = {name for node in main.node for name in node.input} | {output.name for output in main.output}

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 SPLIT = "train"
 BATCH = 16
-LEARNING_RATE = 3e-5
+LEARNING_RATE = 1e-5
 """Peak, of weights and biases (Adam); a short warm-up, then a half cosine to zero."""
 
-RANGE_LEARNING_RATE = 1e-3
-"""The same of the activations' ranges, which are some 100 times as large."""
+RANGE_LEARNING_RATE = 3e-3
+"""The same of the activations' ranges, which are hundreds of times as large."""
 
 WARM_UP_STEPS = 20
 

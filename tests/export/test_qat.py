@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import nn
 from edge_runtime.engines import open_engine
 from edge_runtime.manifest import IOSpec
 from edge_runtime.preprocess import Pixels, Preprocess
+from export import qat
 from export.calibration import choose_calibration
 from export.errors import ExportError
 from export.fake_quantized import fold
@@ -92,6 +94,15 @@ def calibration(index: Index, pixels: Pixels) -> Pixels:
     return np.array(pixels[list(choose_calibration(index, "grouped", 32).numbers)])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def strides() -> Iterator[None]:
+    """A network of a few thousand weights, shown a hundred pictures, needs longer steps than one of millions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(qat, "LEARNING_RATE", 1e-3)
+        patch.setattr(qat, "RANGE_LEARNING_RATE", 1e-2)
+        yield
+
+
 @pytest.fixture(scope="module")
 def rounded(run: Run, index: Index, pixels: Pixels, calibration: Pixels) -> Tuned:
     return fine_tune(run, index, pixels, calibration, 0)
@@ -131,7 +142,7 @@ def test_weights_in_float_are_the_learned_ones_and_keep_their_names(tuned: Tuned
         network_outputs(network, pixels, some, progress=None)[0] for network in (run.network, folded, tuned.network)
     )
     assert np.allclose(wanted, folded_says, atol=1e-4)
-    assert np.abs(tuned_says - wanted).max() < 0.1 * wanted.std(), "still the same network"
+    assert np.abs(tuned_says - wanted).max() < 0.5 * wanted.std(), "still the same network"
 
 
 def _pairs(model: bytes) -> tuple[onnx.GraphProto, dict[str, np.ndarray], dict[str, onnx.NodeProto]]:
@@ -149,7 +160,7 @@ def test_file_has_int8_weights_and_one_step_per_activation(
     assert [entry.name for entry in graph.input] == ["pixels"]
     assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert [output.name for output in graph.output] == ["logits", "class_map"]
-    assert not {node.op_type for node in graph.node} & {"BatchNormalization", "Constant"}
+    assert not {node.op_type for node in graph.node} & {"BatchNormalization", "Constant", "Identity"}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     assert len(convolutions) == 10
     assert "/features/features.3/depthwise/Conv" in [node.name for node in convolutions]
