@@ -51,7 +51,8 @@ class Tuned:
     """A network after fine-tuning under fake quantization.
 
     Attributes:
-        network: its weights, in float, batch norms folded; what another quantizer, such as TFLite's, starts from.
+        network: its weights, in float, batch norms folded; what another quantizer, such as TFLite's, starts from. They
+            have learned to be rounded to the nearest step: a rounding that keeps the float network's outputs undoes it.
         onnx: the fake-quantized graph itself: INT8 with QuantizeLinear and DequantizeLinear.
         losses: mean distance to the full-precision network, per epoch.
     """
