@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.leukoscope-ready
 
-.PHONY: setup check test bench clean
+.PHONY: setup litert-torch check test bench clean
 
 setup: $(READY)
 
@@ -14,6 +14,14 @@ $(READY): pyproject.toml requirements-onnx2tf.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python \
 		-r requirements-onnx2tf.txt
 	touch $(READY)
+
+# The second converter to TFLite, optional: 0.7 GB in a folder of its own.
+litert-torch: .litert-torch/.leukoscope-ready
+
+.litert-torch/.leukoscope-ready: $(READY) requirements-litert-torch.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .litert-torch \
+		-r requirements-litert-torch.txt
+	touch .litert-torch/.leukoscope-ready
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -22,8 +22,7 @@ from edge_runtime.bundle import open_bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.engines import open_engine
 from edge_runtime.preprocess import decode, prepare
-
-from .interleave import interleave, latency, ratio
+from export.interleave import interleave, latency, ratio
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -34,6 +34,7 @@ from edge_runtime.files import write_text
 from edge_runtime.guard import guarded
 from edge_runtime.heatmap import Placement, heatmap
 from edge_runtime.preprocess import Pixels, Preprocess
+from export.interleave import interleave, latency, ratio
 from train.attribution import BASELINES, METHODS, Heat, Question
 from train.backbones import BACKBONES
 from train.faithfulness import agreement, moved, randomised
@@ -48,7 +49,6 @@ from train.sources import SOURCES
 
 from .cell_finder import CELL, DATA, NUCLEUS
 from .cost import ROOT, machine
-from .interleave import interleave, latency, ratio
 
 RESULTS = Path(__file__).parent / "results" / "explanations.json"
 THRESHOLDED = 30

@@ -8,7 +8,6 @@ one process, one thread. Nothing is written.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,13 @@ import numpy as np
 
 from edge_runtime.errors import UsageError
 from edge_runtime.guard import guarded
-from export.recipes import CALIBRATION_IMAGES, RECIPES, Recipe
-
-from .interleave import interleave, latency
-
-SHIPPED = RECIPES["int8"]
+from export.interleave import interleave, latency
+from export.recipes import CALIBRATION_IMAGES, Recipe, parse_recipe
 
 VARIANTS: dict[str, Recipe] = {
-    f"{calibration}, {rounding}": dataclasses.replace(SHIPPED, calibration=calibration, rounding=rounding)
-    for calibration, rounding in (
-        (str(SHIPPED.calibration), str(SHIPPED.rounding)),
+    f"{ranges}, {rounding}": parse_recipe(f"tflite-int8:ranges={ranges},rounding={rounding}")
+    for ranges, rounding in (
+        ("least-squares", "compensated"),
         ("min-max", "compensated"),
         ("least-squares", "nearest"),
         ("min-max", "nearest"),
@@ -47,28 +43,18 @@ def compare(folder: Path, index_folder: Path | None, images: int, others: dict[s
         rounds: timed runs of each.
     """
     from edge_runtime.engines import open_engine
-    from edge_runtime.manifest import IOSpec
-    from export.calibration import choose_calibration
-    from export.parity import Outputs, engine_outputs
-    from export.quantize import quantize
-    from export.to_onnx import CLASS_MAP, INPUT, LOGITS, to_onnx
-    from export.to_tflite import to_tflite
-    from train.evaluate import index_of, network_outputs
-    from train.geometry import placement
-    from train.pixels import load_pixels
+    from export.parity import engine_outputs
+    from export.pipeline import open_source
+    from export.quantized import make_quantized
     from train.run_folder import read_run
 
-    run = read_run(folder)
-    index = index_of(run, index_folder)
-    pixels, test = load_pixels(index, run.preprocess), index.select(run.protocol, "test")
-    reference = Outputs(*network_outputs(run.network, pixels, test, progress="torch"))
-    _, height, width, classes = reference.class_map.shape
-    place = placement(run.network.features, "", run.input_px)
-    spec = IOSpec(INPUT, run.input_px, LOGITS, CLASS_MAP, height, width, place.first_px, place.step_px, classes)
-    chosen = choose_calibration(index, run.protocol, images)
-    calibration = np.ascontiguousarray(pixels[list(chosen.numbers)])
-    full = to_tflite(to_onnx(run.network, run.input_px))
-    models = {"fp32": full} | {name: quantize(full, calibration, recipe) for name, recipe in VARIANTS.items()} | others
+    source = open_source(read_run(folder), index_folder, images)
+    pixels, test, index, spec, reference = source.pixels, list(source.test), source.index, source.io, source.reference
+    full = source.tflite("onnx2tf").files
+    models = {"fp32": full} | {
+        name: make_quantized(full, source.calibration_pixels, recipe) for name, recipe in VARIANTS.items()
+    }
+    models |= {name: {"model.tflite": content} for name, content in others.items()}
     engines = {name: open_engine("litert", model, spec, threads=1) for name, model in models.items()}
     picture = np.array(pixels[test[0]])
     times = interleave({name: lambda engine=engine: engine.run(picture) for name, engine in engines.items()}, rounds)
@@ -76,7 +62,7 @@ def compare(folder: Path, index_folder: Path | None, images: int, others: dict[s
     for name, model in models.items():
         outputs = engine_outputs(model, spec, pixels, test, "litert")
         found = figures(reference, outputs, index, test)
-        rows.append((name, *found, f"{latency(times[name]).p50_ms:.2f}", f"{len(model) / 1e6:.3f}"))
+        rows.append((name, *found, f"{latency(times[name]).p50_ms:.2f}", f"{len(model['model.tflite']) / 1e6:.3f}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([f"{folder}: {len(test)} test pictures, {images} calibration pictures", *lines])

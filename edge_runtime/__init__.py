@@ -9,3 +9,6 @@ __version__ = "0.1.0"
 
 DEFAULT_MODEL = "all-subtypes"
 """The bundle that answers when none is named."""
+
+TRUST_VARIABLE = "LEUKOSCOPE_TRUST"
+"""The environment variable that names the trust file of the command line when ``--trust`` does not."""

@@ -3,7 +3,8 @@
 What comes in is the name of a bundle that came with the package, or a folder; what goes out is a `Bundle`, whose `read`
 returns the bytes of a file only after their size and SHA-256 were checked. Each file is read once, and the bytes that
 were checked are the bytes that are used: nobody can exchange the file in between. The hostile bundle that motivated
-each check is in ``tests/attacks``. What the manifest's keys mean is in ``manifest``, what a model does in ``engines``.
+each check is in ``tests/attacks``. What the manifest's keys mean is in ``manifest``, what a model does in ``engines``,
+whose signatures count in ``trust``.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .digest import sha256_hex
 from .errors import BundleError
-from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, MODEL_NAMES, Manifest, parse_manifest
+from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, MODEL_FILES, SIGNATURE_NAME, Manifest, parse_manifest
+
+if TYPE_CHECKING:
+    from .trust import Signer, Trust
 
 DEFAULT_BUNDLES = Path(__file__).parent / "bundles"
 """The bundles in the wheel, one folder each."""
@@ -27,18 +32,25 @@ class Bundle:
 
     Attributes:
         root: its folder, all links resolved.
-        id: ``name@`` + the first 12 hex digits of the SHA-256 of its manifest.
         manifest: what it says, checked.
+        manifest_sha256: of the bytes of its manifest, 64 lower-case hex digits.
+        signer: who signed it; None when it was opened without a `Trust`, and so no signature was looked at.
     """
 
     root: Path
-    id: str
     manifest: Manifest
+    manifest_sha256: str
+    signer: Signer | None = None
+
+    @property
+    def id(self) -> str:
+        """Return ``name@`` + the first 12 hex digits of the SHA-256 of its manifest."""
+        return f"{self.manifest.name}@{self.manifest_sha256[:12]}"
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Return the model files it holds, of `MODEL_NAMES`."""
-        return tuple(name for name in MODEL_NAMES if name in self.manifest.files)
+        """Return the model files it holds, of `MODEL_FILES`."""
+        return tuple(name for name in MODEL_FILES if name in self.manifest.files)
 
     @property
     def size_bytes(self) -> int:
@@ -83,7 +95,7 @@ def default_bundles() -> tuple[str, ...]:
     return tuple(sorted(entry.name for entry in DEFAULT_BUNDLES.iterdir() if (entry / MANIFEST_NAME).is_file()))
 
 
-def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
+def open_bundle(name_or_path: str | os.PathLike[str], trust: Trust | None = None) -> Bundle:
     """Open a bundle: check its manifest, and that every file it names is there with its size.
 
     Hashes are checked by `Bundle.read`, when and only when a file is used, so that a classification need not hash
@@ -91,18 +103,36 @@ def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
 
     Args:
         name_or_path: name of a default bundle, or a folder (write ``./name`` for a folder of the same name).
+        trust: whose signature it must have (see `trust.read_trust`); default: no signature is looked at.
 
     Raises:
-        BundleError: no such bundle, or one that breaks ``docs/bundle-format.md``.
+        BundleError: no such bundle, one that breaks ``docs/bundle-format.md``, or one that `trust` refuses.
     """
     root = _find(os.fspath(name_or_path))
     text = _read_inside(root, MANIFEST_NAME, MAX_MANIFEST_BYTES)
+    signer = None if trust is None else trust.check(_read_signature(root, trust), text, root)  # before it is believed
     manifest = parse_manifest(text, str(root / MANIFEST_NAME))
+    if signer is not None and signer.name != manifest.name:  # else a key could sign for a name it is not trusted with
+        raise BundleError(
+            f"{root / SIGNATURE_NAME}: signed under another name", got=signer.name, expected=manifest.name
+        )
     for name, info in manifest.files.items():
         size_bytes = _regular(root, name).stat().st_size
         if size_bytes != info.size_bytes:
             raise _wrong_size(root, name, size_bytes, info.size_bytes)
-    return Bundle(root, f"{manifest.name}@{sha256_hex(text)[:12]}", manifest)
+    return Bundle(root, manifest, sha256_hex(text), signer)
+
+
+def _read_signature(root: Path, trust: Trust) -> bytes:
+    from .signature import MAX_SIGNATURE_BYTES
+
+    if not os.path.lexists(root / SIGNATURE_NAME):
+        raise BundleError(
+            f"{root}: not signed",
+            expected=f"{SIGNATURE_NAME} by a key of {trust.source}",
+            todo="get a signed one, or sign it: python -m export sign",
+        )
+    return _read_inside(root, SIGNATURE_NAME, MAX_SIGNATURE_BYTES)
 
 
 def _find(name: str) -> Path:

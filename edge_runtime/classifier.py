@@ -29,6 +29,8 @@ from .preprocess import Pixels, Preprocess, decode, from_array, from_picture, pr
 if TYPE_CHECKING:
     from PIL import Image
 
+    from .trust import Trust
+
 
 @dataclass(frozen=True)
 class Flag:
@@ -107,6 +109,7 @@ class Classifier:
         model: str | os.PathLike[str] | Bundle = DEFAULT_MODEL,
         engine: str | None = None,
         threads: int | None = None,
+        trust: Trust | None = None,
     ) -> Classifier:
         """Open a bundle and load its model.
 
@@ -114,13 +117,16 @@ class Classifier:
             model: name of a default bundle, the path of a bundle, or an open one.
             engine: one of `engines.ENGINES`; default: the first that is installed and has a model in the bundle.
             threads: for one inference; default: the CPUs this process may use, at most 4.
+            trust: whose signature the bundle must have (see `trust.read_trust`); default: no signature is looked at.
 
         Raises:
-            BundleError: the bundle is missing or not what it must be.
+            BundleError: the bundle is missing, not what it must be, or not signed by who is trusted.
             EngineError: no engine for it.
-            UsageError: unknown engine, or threads out of range.
+            UsageError: unknown engine, threads out of range, or `trust` for a bundle that is open already.
         """
-        bundle = model if isinstance(model, Bundle) else open_bundle(model)
+        if isinstance(model, Bundle) and trust is not None:
+            raise UsageError("the bundle is open already", todo="give trust to open_bundle")
+        bundle = model if isinstance(model, Bundle) else open_bundle(model, trust)
         return cls(bundle, open_engine(engine, bundle, threads=threads), bundle.manifest.preprocess)
 
     @property

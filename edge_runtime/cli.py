@@ -14,15 +14,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING
 
-from . import DEFAULT_MODEL, __version__
+from . import DEFAULT_MODEL, TRUST_VARIABLE, __version__
 from .errors import ImageError, LeukoscopeError, UsageError
 from .guard import Parser, complain, guarded
 
 if TYPE_CHECKING:
     from .classifier import Classifier, Prediction
     from .explanation import Explanation
+    from .trust import Trust
 
-_ENGINES = ("litert", "tflite-runtime", "onnxruntime")  # as in engines.ENGINES, which needs numpy; a test compares
+_ENGINES = (
+    "litert",
+    "tflite-runtime",
+    "onnxruntime",
+    "openvino",
+)  # as in engines.ENGINES, which needs numpy; a test compares
 _FAILED = 1
 
 _EXAMPLES = """\
@@ -87,6 +93,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     classify.add_argument("--model", default=DEFAULT_MODEL, metavar="MODEL", help="name or path; default: %(default)s")
     classify.add_argument("--top", type=int, default=3, metavar="N", help="labels in a line; default: %(default)s")
     _engine_options(classify)
+    _trust_option(classify)
     classify.set_defaults(run=_classify)
 
     models = commands.add_parser("models", help="list the bundles that came with this package", allow_abbrev=False)
@@ -96,6 +103,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="show what a bundle says about itself", allow_abbrev=False)
     info.add_argument("model", metavar="MODEL", help="name or path")
     info.add_argument("--json", action="store_true", help="its manifest")
+    _trust_option(info)
     info.set_defaults(run=_info)
 
     verify = commands.add_parser(
@@ -107,6 +115,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     verify.add_argument("models", nargs="*", metavar="MODEL", help="names or paths; default: all that came along")
     verify.add_argument("--json", action="store_true", help="one JSON object per bundle and line")
     _engine_options(verify)
+    _trust_option(verify)
     verify.set_defaults(run=_verify)
     return parser
 
@@ -114,6 +123,14 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 def _engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=_ENGINES, help="default: the first that is installed and has a model")
     parser.add_argument("--threads", type=int, metavar="N", help="for one inference; default: the CPUs, at most 4")
+
+
+def _trust_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust",
+        metavar="FILE",
+        help=f"accept only bundles signed by a key of this file; default: ${TRUST_VARIABLE}, else any bundle",
+    )
 
 
 def _classify(options: argparse.Namespace) -> int:
@@ -222,7 +239,7 @@ def _info(options: argparse.Namespace) -> int:
     from . import report
     from .bundle import open_bundle
 
-    bundle = open_bundle(options.model)
+    bundle = open_bundle(options.model, _trust(options))
     print(report.json_line(bundle.manifest.raw) if options.json else report.info_text(bundle))
     return 0
 
@@ -238,7 +255,8 @@ def _verify(options: argparse.Namespace) -> int:
     failures = 0
     for model in models:
         try:
-            found = verify(_open(model, options))
+            classifier = _open(model, options)
+            found = verify(classifier)
         except UsageError:
             raise
         except LeukoscopeError as error:
@@ -248,8 +266,22 @@ def _verify(options: argparse.Namespace) -> int:
                 print(report.json_line({"model": model, "passed": False, "error": str(error)}))
             continue
         failures += not found.passed
-        print(report.json_line({"model": model, **found.to_dict()}) if options.json else report.verify_text(found))
+        signer = classifier.bundle.signer
+        if options.json:
+            print(report.json_line({"model": model, **found.to_dict(), **report.signer_facts(signer)}))
+        else:
+            print(report.verify_text(found, signer))
     return _FAILED if failures else 0
+
+
+def _trust(options: argparse.Namespace) -> Trust | None:
+    """Read the trust file that was asked for, by the option or the environment: a service cannot forget the latter."""
+    path = os.environ.get(TRUST_VARIABLE) if options.trust is None else options.trust
+    if path is None:
+        return None
+    from .trust import read_trust
+
+    return read_trust(path)
 
 
 def _open(model: str, options: argparse.Namespace) -> Classifier:
@@ -258,8 +290,9 @@ def _open(model: str, options: argparse.Namespace) -> Classifier:
     from .classifier import Classifier
 
     logging.getLogger("PIL").addHandler(logging.NullHandler())  # Pillow's remarks on odd files are not for users
+    trust = _trust(options)
     with _quiet_engine():
-        classifier = Classifier.open(model, options.engine, options.threads)
+        classifier = Classifier.open(model, options.engine, options.threads, trust)
     if not classifier.bundle.manifest.parity_passed:
         complain(f"{classifier.bundle.id} did not pass its parity gates: trust it less than its metrics", "warning")
     return classifier

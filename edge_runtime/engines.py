@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from .bundle import Bundle
 from .errors import BundleError, EngineError, LeukoscopeError, UsageError
-from .graphs import Graph, Tensor, load_litert, load_onnxruntime, load_tflite_runtime
-from .manifest import IOSpec
+from .graphs import Graph, Tensor, load_litert, load_onnxruntime, load_openvino, load_tflite_runtime
+from .manifest import MODEL_FILES, IOSpec
 
 Floats = npt.NDArray[np.float32]
 
@@ -35,10 +35,10 @@ class EngineRow:
     Attributes:
         name: as on the command line.
         title: as in sentences.
-        model_name: file of the bundle it runs.
+        model_name: file of the bundle it runs, of `manifest.MODEL_FILES`.
         module: what must be importable.
         install: the command that makes it so.
-        load: (model, threads) -> `Graph`; may raise anything on a malformed model.
+        load: (the model's files, threads) -> `Graph`; may raise anything on a malformed model.
     """
 
     name: str
@@ -46,7 +46,7 @@ class EngineRow:
     model_name: str
     module: str
     install: str
-    load: Callable[[bytes, int], Graph]
+    load: Callable[[Mapping[str, bytes], int], Graph]
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ class Engine:
 
 
 def open_engine(
-    name: str | None, model: Bundle | bytes, io: IOSpec | None = None, threads: int | None = None
+    name: str | None, model: Bundle | Mapping[str, bytes] | bytes, io: IOSpec | None = None, threads: int | None = None
 ) -> Engine:
     """Load a model and compare it with what its bundle says.
 
     Args:
         name: one of `ENGINES`, or None: the first one that is installed and has a model here.
-        model: a bundle, or the bytes of a model (then `io` must be given).
+        model: a bundle; or a model's files, or the bytes of its only one (then `io` must be given).
         io: what the model must look like; default: as the bundle's manifest says.
         threads: for one inference, 1 to 64; default: the CPUs this process may use, at most 4.
 
@@ -116,15 +116,19 @@ def open_engine(
     if spec is None:
         raise UsageError("a model without a bundle needs an IOSpec")
     count = _threads(threads)
+    files: Mapping[str, bytes]
     if isinstance(model, Bundle):
         row = _choose(name, model.models)
-        where, content = str(model.root / row.model_name), model.read(row.model_name)
+        where = str(model.root / row.model_name)
+        files = {file: model.read(file) for file in MODEL_FILES[row.model_name]}
     else:
-        sniffed = "model.tflite" if model[4:8] == b"TFL3" else "model.onnx"  # the mark of a TFLite flatbuffer
-        row = _choose(name, (ENGINES[name].model_name if name in ENGINES else sniffed,))
-        where, content = row.model_name, model
+        if isinstance(model, bytes):
+            sniffed = "model.tflite" if model[4:8] == b"TFL3" else "model.onnx"  # the mark of a TFLite flatbuffer
+            model = {ENGINES[name].model_name if name in ENGINES else sniffed: model}
+        row = _choose(name, tuple(model))
+        where, files = row.model_name, model
     try:
-        graph = row.load(content, count)
+        graph = row.load(files, count)
     except LeukoscopeError:
         raise
     except Exception as error:  # noqa: BLE001 - engines raise anything on a malformed model
@@ -240,6 +244,14 @@ ENGINES: dict[str, EngineRow] = {
             "onnxruntime",
             'pip install "leukoscope[onnx]"',
             load_onnxruntime,
+        ),
+        EngineRow(
+            "openvino",
+            "OpenVINO",
+            "model.xml",
+            "openvino",
+            'pip install "leukoscope[openvino]"',
+            load_openvino,
         ),
     )
 }

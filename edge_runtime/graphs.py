@@ -1,8 +1,8 @@
 """Graphs: how each engine's package loads a model, tells what it looks like, and runs it.
 
-What comes in are the bytes of a model; what goes out is a `Graph`: what the model says of itself, not yet believed, and
-a function that runs it and returns raw values. ``engines`` compares, dequantizes and checks. Each package is imported
-inside its loader, so that nobody pays for an engine that is not used.
+What comes in are the bytes of a model's files; what goes out is a `Graph`: what the model says of itself, not yet
+believed, and a function that runs it and returns raw values. ``engines`` compares, dequantizes and checks. Each package
+is imported inside its loader, so that nobody pays for an engine that is not used.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Graph:
     run: Callable[[str, tuple[str, str], npt.NDArray[np.uint8]], list[npt.NDArray[Any]]]
 
 
-def load_litert(model: bytes, threads: int) -> Graph:
+def load_litert(files: Mapping[str, bytes], threads: int) -> Graph:
     """Load a .tflite with LiteRT (package ai-edge-litert)."""
     package = import_module("ai_edge_litert.interpreter")
-    return _tflite_graph(package.Interpreter(model_content=model, num_threads=threads))
+    return _tflite_graph(package.Interpreter(model_content=files["model.tflite"], num_threads=threads))
 
 
-def load_tflite_runtime(model: bytes, threads: int) -> Graph:
+def load_tflite_runtime(files: Mapping[str, bytes], threads: int) -> Graph:
     """Load a .tflite with tflite-runtime.
 
     Raises:
@@ -66,7 +66,7 @@ def load_tflite_runtime(model: bytes, threads: int) -> Graph:
             todo='pip install "numpy<2", or use LiteRT: pip install "leukoscope[litert]"',
         )
     package = import_module("tflite_runtime.interpreter")
-    return _tflite_graph(package.Interpreter(model_content=model, num_threads=threads))
+    return _tflite_graph(package.Interpreter(model_content=files["model.tflite"], num_threads=threads))
 
 
 def _version(distribution: str) -> str:
@@ -127,7 +127,7 @@ def _tflite_tensor(name: str, detail: dict[str, Any]) -> Tensor:
     return Tensor(name, shape, dtype, float(stated["scales"][0]), int(stated["zero_points"][0]))
 
 
-def load_onnxruntime(model: bytes, threads: int) -> Graph:
+def load_onnxruntime(files: Mapping[str, bytes], threads: int) -> Graph:
     """Load an .onnx with ONNX Runtime on the CPU."""
     onnxruntime = import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
@@ -136,7 +136,7 @@ def load_onnxruntime(model: bytes, threads: int) -> Graph:
     # ONNX may keep weights in other files, and ONNX Runtime looks for them in the working directory: bytes that no
     # manifest vouches for. Nothing can lie below os.devnull, so such a model is refused.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(files["model.onnx"], options, providers=["CPUExecutionProvider"])
 
     def run(input_name: str, output_names: tuple[str, str], pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
         return list(session.run(list(output_names), {input_name: pixels}))
@@ -150,3 +150,27 @@ def load_onnxruntime(model: bytes, threads: int) -> Graph:
 def _onnx_dtype(stated: str) -> str:
     inner = stated.removeprefix("tensor(").removesuffix(")")
     return {"float": "float32", "double": "float64"}.get(inner, inner)
+
+
+def load_openvino(files: Mapping[str, bytes], threads: int) -> Graph:
+    """Load an OpenVINO IR, ``model.xml`` and ``model.bin``, on the CPU, in the precision it is written in."""
+    openvino = import_module("openvino")
+    core = openvino.Core()
+    # Left alone, CPUs that can compute in bfloat16, and what is computed is no longer what was exported.
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    compiled = core.compile_model(core.read_model(files["model.xml"], files["model.bin"]), "CPU", settings)
+    request = compiled.create_infer_request()
+
+    def run(input_name: str, output_names: tuple[str, str], pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
+        request.infer({input_name: pixels})
+        return [np.array(request.get_tensor(name).data) for name in output_names]
+
+    def tensors(ports: list[Any]) -> dict[str, Tensor]:
+        described = {}
+        for port in ports:
+            name = port.get_any_name()
+            shape = tuple(side.get_length() if side.is_static else None for side in port.partial_shape)
+            described[name] = Tensor(name, shape, np.dtype(port.element_type.to_dtype()).name)
+        return described
+
+    return Graph(tensors(compiled.inputs), tensors(compiled.outputs), run)

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 FORMAT = "leukoscope-bundle"
 VERSION = 2
 MANIFEST_NAME = "manifest.json"
-MODEL_NAMES = ("model.tflite", "model.onnx")
+SIGNATURE_NAME = "manifest.sig"
+MODEL_FILES = {
+    "model.tflite": ("model.tflite",),
+    "model.onnx": ("model.onnx",),
+    "model.xml": ("model.xml", "model.bin"),
+}
+"""The file that a model goes by -> all the files it consists of."""
 MAX_MANIFEST_BYTES = 1024 * 1024
 MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_LABELS = 1000
@@ -333,12 +339,16 @@ def _files(node: Node) -> dict[str, FileInfo]:
         # The pattern has no "..", no leading "/", no "\\" and no ":", so a name cannot leave the bundle.
         if not _FILE.fullmatch(name) or len(name) > MAX_TEXT_LENGTH:
             raise node.wrong(name, "a name not allowed", "letters, digits, '_', '.' and '-', at most below golden/")
-        if name == MANIFEST_NAME:
-            raise node.wrong(name, "the manifest itself", "the other files")
+        if name in (MANIFEST_NAME, SIGNATURE_NAME):
+            raise node.wrong(name, f"the {'manifest itself' if name == MANIFEST_NAME else 'signature'}", "other files")
         entry = node.node(name)
         files[name] = FileInfo(entry.sha256("sha256"), entry.integer("bytes", 0, MAX_FILE_BYTES))
-    if not any(name in files for name in MODEL_NAMES):
-        raise BundleError(f"{node.source}: files: no model", expected=" or ".join(MODEL_NAMES))
+    models = [name for name in MODEL_FILES if name in files]
+    if not models:
+        raise BundleError(f"{node.source}: files: no model", expected=" or ".join(MODEL_FILES))
+    for part in (part for name in models for part in MODEL_FILES[name]):
+        if part not in files:
+            raise BundleError(f"{node.source}: files: a model without {part}", got=", ".join(models), expected=part)
     return files
 
 

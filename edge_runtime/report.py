@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .classifier import Prediction
     from .explanation import Explanation
     from .golden import VerifyReport
+    from .trust import Signer
 
 NOTE = "Research decision support, not a diagnosis."
 
@@ -156,6 +157,7 @@ def info_text(bundle: Bundle) -> str:
     facts = [
         ("bundle", bundle.id),
         ("folder", str(bundle.root)),
+        *([("signed by", _signer(bundle.signer))] if bundle.signer else []),
         ("task", f"{manifest.task.title} ({manifest.task.name}, one {manifest.task.kind} a picture)"),
         ("labels", ", ".join(manifest.task.labels)),
         ("input", f"{manifest.io.input_px} x {manifest.io.input_px} px RGB, {raw['preprocess']['crop']}"),
@@ -201,9 +203,20 @@ def _measure(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def verify_text(report: VerifyReport) -> str:
-    """Return what ``verify`` prints about one bundle."""
-    lines = []
+def signer_facts(signer: Signer | None) -> dict[str, Any]:
+    """Return who signed a bundle, as JSON takes it: nothing where no signature was looked at."""
+    if signer is None:
+        return {}
+    return {"signed_by": {"key": str(signer.key), "fingerprint": signer.key.fingerprint, "serial": signer.serial}}
+
+
+def _signer(signer: Signer) -> str:
+    return f"key {signer.key.fingerprint}, serial {signer.serial}"
+
+
+def verify_text(report: VerifyReport, signer: Signer | None = None) -> str:
+    """Return what ``verify`` prints about one bundle, and who signed it if a signature was checked."""
+    lines = [f"ok signed by {_signer(signer)}"] if signer else []
     for case in report.cases:
         label = case.label_got or "no label"
         found = (

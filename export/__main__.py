@@ -4,4 +4,5 @@ import sys
 
 from .cli import main
 
-sys.exit(main())
+if __name__ == "__main__":  # a process of its own (see `own_process`) imports this file, too
+    sys.exit(main())

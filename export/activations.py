@@ -41,6 +41,26 @@ class Inputs:
     covariance: Floats
 
 
+class Moments:
+    """Sums over positions and pictures, from which `Inputs` come."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sum: Any = 0.0
+        self._squares: Any = 0.0  # float32 once it is a matrix: large ones take most of the memory
+
+    def add(self, patches: npt.NDArray[np.float32]) -> None:
+        """Take in what weights see at some positions, (groups, positions, I)."""
+        self._count += patches.shape[1]
+        self._sum = self._sum + patches.sum(1, dtype=np.float64)
+        self._squares = self._squares + patches.transpose(0, 2, 1) @ patches
+
+    def inputs(self) -> Inputs:
+        """Return mean and covariance of all that was taken in."""
+        mean = self._sum / self._count
+        return Inputs(mean, self._squares.astype(np.float64) / self._count - mean[:, :, None] * mean[:, None, :])
+
+
 @dataclass(frozen=True)
 class Activations:
     """What a calibration set makes flow in a graph.
@@ -79,9 +99,7 @@ def watch(model: bytes, pixels: Pixels, threads: int = 2) -> Activations:
     entry = interpreter.get_input_details()[0]["index"]
     random = np.random.default_rng(0)
     drawn: dict[int, list[npt.NDArray[np.float32]]] = {place: [] for place in inner}
-    sums: list[Any] = [0.0] * len(operators)
-    squares: list[Any] = [0.0] * len(operators)
-    counts = [0] * len(operators)
+    moments = [Moments() for _ in operators]
     for picture in pixels:
         interpreter.set_tensor(entry, (picture[None].astype(np.float32) - CENTRE) / CENTRE)
         interpreter.invoke()
@@ -91,20 +109,13 @@ def watch(model: bytes, pixels: Pixels, threads: int = 2) -> Activations:
             extremes[place] = (min(low, float(values.min())), max(high, float(values.max())))
             if place in inner:
                 drawn[place].append(values[random.integers(values.size, size=VALUES)])
-        for number, operator in enumerate(operators):
-            patches = take_patches(graph, operator, interpreter.get_tensor(int(operator.inputs[0]))[0], random)
-            counts[number] += patches.shape[1]
-            sums[number] = sums[number] + patches.sum(1, dtype=np.float64)
-            squares[number] = squares[number] + patches.transpose(0, 2, 1) @ patches
-    inputs = []
-    for total, square, count in zip(sums, squares, counts, strict=True):
-        mean = total / count
-        inputs.append(Inputs(mean, square.astype(np.float64) / count - mean[:, :, None] * mean[:, None, :]))
+        for operator, seen in zip(operators, moments, strict=True):
+            seen.add(_patches(graph, operator, interpreter.get_tensor(int(operator.inputs[0]))[0], random))
     names = {place: main.tensors[place].name.decode() for place in places}
     return Activations(
         {names[place]: limits for place, limits in extremes.items()},
         {names[place]: np.concatenate(parts) for place, parts in drawn.items()},
-        inputs,
+        [seen.inputs() for seen in moments],
     )
 
 
@@ -123,33 +134,49 @@ def is_depthwise(graph: Any, operator: Any) -> bool:
     return operator_code(graph, operator) == int(schema.BuiltinOperator.DEPTHWISE_CONV_2D)
 
 
-def take_patches(
+def _patches(
     graph: Any, operator: Any, inputs: npt.NDArray[np.float32], random: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """Draw what a convolution's weights see at some positions.
-
-    Args:
-        graph: its graph.
-        operator: the convolution.
-        inputs: (H, W, C), what it reads.
-        random: draws the positions, `POSITIONS` of them or all.
-
-    Returns:
-        (groups, positions, I) float32, as `Inputs` says.
-    """
+    """Draw what a TFLite convolution's weights see of `inputs`, (H, W, C)."""
     from ai_edge_litert import schema_py_generated as schema
 
     options = operator.builtinOptions
     rows, columns = (int(side) for side in graph.subgraphs[0].tensors[operator.inputs[1]].shape[1:3])
     down, right = int(options.strideH), int(options.strideW)
     height, width = inputs.shape[:2]
+    padding = ((0, 0), (0, 0))
     if options.padding == schema.Padding.SAME:
         tall = max((-(-height // down) - 1) * down + rows - height, 0)
         wide = max((-(-width // right) - 1) * right + columns - width, 0)
-        inputs = np.pad(inputs, ((tall // 2, tall - tall // 2), (wide // 2, wide - wide // 2), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(inputs, (rows, columns), axis=(0, 1))[::down, ::right]
+        padding = ((tall // 2, tall - tall // 2), (wide // 2, wide - wide // 2))
+    return take_patches(inputs, (rows, columns), (down, right), padding, is_depthwise(graph, operator), random)
+
+
+def take_patches(
+    inputs: npt.NDArray[np.float32],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[tuple[int, int], tuple[int, int]],
+    depthwise: bool,
+    random: np.random.Generator,
+) -> npt.NDArray[np.float32]:
+    """Draw what a convolution's weights see at some positions.
+
+    Args:
+        inputs: (H, W, C), what it reads.
+        kernel: rows and columns.
+        stride: likewise.
+        padding: zeros above and below, left and right.
+        depthwise: one group per channel.
+        random: draws the positions, `POSITIONS` of them or all.
+
+    Returns:
+        (groups, positions, I) float32, as `Inputs` says.
+    """
+    padded = np.pad(inputs, (*padding, (0, 0))) if any(map(any, padding)) else inputs
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(0, 1))[:: stride[0], :: stride[1]]
     places = random.permutation(windows.shape[0] * windows.shape[1])[:POSITIONS]
     taken = windows[places // windows.shape[1], places % windows.shape[1]]  # (P, C, rows, columns)
-    if is_depthwise(graph, operator):
+    if depthwise:
         return np.ascontiguousarray(taken.reshape(*taken.shape[:2], -1).transpose(1, 0, 2))
     return np.ascontiguousarray(taken.transpose(0, 2, 3, 1).reshape(1, len(places), -1))

@@ -1,4 +1,4 @@
-"""Command line of export: one run in, one bundle out, the parity table in between."""
+"""Command line of export: pack | debug | targets | sweep | diff | keygen | sign."""
 
 from __future__ import annotations
 
@@ -7,58 +7,132 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from edge_runtime.errors import UsageError
-from edge_runtime.guard import guarded
+from edge_runtime.guard import Parser, guarded
 
-from .recipes import CALIBRATION_IMAGES, RECIPES
+from . import diff, signing
+from .recipes import CALIBRATION_IMAGES, OPTIONS, TARGETS, Recipe, parse_recipe
 
 EXAMPLES = """examples:
-  python -m export work/run --recipe int8 --out work/bundle
-  python -m export work/run --recipe fp32 --out work/reference --force
+  python -m export targets
+  python -m export pack work/run --recipe tflite-int8 --out work/bundle
+  python -m export pack work/run --recipe tflite-int8:rounding=nearest --out work/other --allow-degraded
+  python -m export debug work/run --recipe tflite-int8
+  python -m export sweep work/run --out work/sweep
+  python -m export diff work/bundle work/other
+  python -m export sign work/bundle --key signing.pem
 
 exit status: 0 written; 1 a gate or a stage failed; 2 wrong usage.
 """
 
+SWEEPS = Path(__file__).resolve().parent.parent / "references" / "sweeps"
+"""What sweeps of all backbones have found, as the checkout has it."""
+
+RECIPE_HELP = "TARGET, or TARGET:OPTION=VALUE,...; see: python -m export targets"
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    parser = argparse.ArgumentParser(
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(
         prog="python -m export",
         description="From a run folder to a bundle, with proof of what it kept. Research software, not a diagnosis.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=raw,
+        allow_abbrev=False,
     )
-    recipes = "; ".join(f"{row.name}: {row.title}" for row in RECIPES.values())
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    pack = commands.add_parser(
+        "pack",
+        help="make one bundle of a run",
+        description="Convert a run, measure it after every stage, and write the bundle if every gate passed.",
+        epilog=EXAMPLES,
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    _run_options(pack)
+    pack.add_argument("--recipe", required=True, metavar="RECIPE", help=RECIPE_HELP)
+    pack.add_argument("--out", type=Path, required=True, metavar="DIR", help="bundle folder to write")
+    pack.add_argument("--allow-degraded", action="store_true", help="write the bundle although a gate failed, marked")
+    pack.add_argument("--force", action="store_true", help="replace a bundle that is there")
+    pack.add_argument("--json", action="store_true", help="print the result as JSON")
+    pack.set_defaults(run=_pack)
+
+    debug = commands.add_parser(
+        "debug",
+        help="say why a gate fails, and which recipe would pass",
+        description="Make a recipe's model and say where it loses: layers by their signal-to-quantization-noise ratio, "
+        "classes and pictures whose answer changed. Where a gate fails, other recipes are tried on the validation "
+        "split. Nothing is written.",
+        epilog=EXAMPLES,
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    _run_options(debug)
+    debug.add_argument("--recipe", required=True, metavar="RECIPE", help=RECIPE_HELP)
+    debug.add_argument("--json", action="store_true", help="print it as JSON")
+    debug.set_defaults(run=_debug)
+
+    targets = commands.add_parser(
+        "targets",
+        help="list what can be made, for what, and how it went",
+        description="List the targets, their options, and what became of every backbone.",
+        allow_abbrev=False,
+    )
+    targets.add_argument("--json", action="store_true", help="print it as JSON")
+    targets.set_defaults(run=_targets)
+
+    sweep = commands.add_parser(
+        "sweep",
+        help="make every target of a run and compare them",
+        description="Make a bundle of every target, measure each on the test split through the engine that will run "
+        "it, and write accuracy, size and latency side by side. Stopped, it goes on where it was.",
+        epilog=EXAMPLES,
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    _run_options(sweep)
+    sweep.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of bundles, table and picture")
+    sweep.add_argument("--recipes", nargs="+", metavar="RECIPE", help=f"default: every target. {RECIPE_HELP}")
+    sweep.add_argument("--threads", type=int, default=1, metavar="N", help="while latency is measured (default 1)")
+    sweep.add_argument("--rounds", type=int, default=100, metavar="N", help="timed runs of each (default 100)")
+    sweep.add_argument("--force", action="store_true", help="make again what is there")
+    sweep.add_argument("--json", action="store_true", help="print the result as JSON")
+    sweep.set_defaults(run=_sweep)
+    diff.add_commands(commands)
+    signing.add_commands(commands)
+    return parser
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder, fitted and evaluated")
-    parser.add_argument("--recipe", choices=list(RECIPES), required=True, help=recipes)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="bundle folder to write")
     parser.add_argument("--index", type=Path, metavar="FOLDER", help="where the run's index lies now, if it was moved")
     parser.add_argument(
         "--calibration-images", type=int, default=CALIBRATION_IMAGES, metavar="N", help=f"default {CALIBRATION_IMAGES}"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the calibration set (default 0)")
-    parser.add_argument("--allow-degraded", action="store_true", help="write the bundle although a gate failed, marked")
-    parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(run=_run)
-    return parser
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the calibration set (default 0)")
 
 
-def _run(args: argparse.Namespace) -> None:
-    from train.run_folder import read_run
-
-    from .pack import check_out, write_bundle
-    from .parity import format_table
-    from .pipeline import export_run
-
+def _check_calibration(args: argparse.Namespace) -> None:
     if args.calibration_images < 1 or args.seed < 0:
         raise UsageError("--calibration-images must be at least 1 and --seed at least 0")
+
+
+def _pack(args: argparse.Namespace) -> None:
+    from train.run_folder import read_run
+
+    from .debug import debug
+    from .pack import check_out, write_bundle
+    from .parity import format_table
+    from .pipeline import export_recipe, open_source
+
+    _check_calibration(args)
+    recipe = parse_recipe(args.recipe)
     check_out(args.out, args.force)  # before minutes of work
-    run = read_run(args.run_folder)
-    export = export_run(
-        run, RECIPES[args.recipe], args.index, args.calibration_images, args.seed, go_on=args.allow_degraded
-    )
+    source = open_source(read_run(args.run_folder), args.index, args.calibration_images, args.seed)
+    export = export_recipe(source, recipe, go_on=args.allow_degraded)
     sizes = {name: len(content) for name, content in export.models.items()}
     if not args.json:
         print(f"{export.name}: parity on the test split\n{format_table(export.rows)}")
@@ -66,6 +140,15 @@ def _run(args: argparse.Namespace) -> None:
             print(f"{name}: {size_bytes / 1e6:.2f} MB")
         sys.stdout.flush()
     found = {"name": export.name, "passed": export.passed, "rows": [row.to_dict() for row in export.rows]}
+    if export.models and not export.passed:
+        diagnosis = debug(export)
+        found["diagnosis"] = diagnosis.to_dict()
+        if not args.json:
+            print(
+                f"\n{diagnosis.text()}\n\nfor a recipe that would pass: python -m export debug {args.run_folder} "
+                f"--recipe {recipe.name}\n",
+                flush=True,
+            )
     try:
         bundle = write_bundle(export, args.out, args.allow_degraded, args.force)
     finally:
@@ -75,6 +158,84 @@ def _run(args: argparse.Namespace) -> None:
     if not args.json:
         mark = "" if export.passed else ", DEGRADED: a gate failed"
         print(f"{bundle.id}: {bundle.size_bytes / 1e6:.2f} MB -> {args.out}{mark}")
+
+
+def _debug(args: argparse.Namespace) -> None:
+    from train.run_folder import read_run
+
+    from .debug import debug
+    from .pipeline import export_recipe, open_source
+
+    _check_calibration(args)
+    recipe = parse_recipe(args.recipe)
+    if not recipe.target.calibrated:
+        raise UsageError(
+            "--recipe", got=recipe.name, expected="one that is calibrated: others have no quantized layers"
+        )
+    source = open_source(read_run(args.run_folder), args.index, args.calibration_images, args.seed)
+    found = debug(export_recipe(source, recipe, go_on=True), search=True)
+    print(json.dumps(found.to_dict(), indent=2) if args.json else found.text())
+
+
+def _targets(args: argparse.Namespace) -> None:
+    from train.layout import columns
+
+    from .sweep_table import state_table
+
+    sweeps = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(SWEEPS.glob("*.json"))]
+    if args.json:
+        stated = [
+            {"target": row.name, "title": row.title, "engine": row.engine, "runs_on": row.runs_on}
+            | {"weights": row.weights, "activations": row.activations, "options": list(row.options)}
+            for row in TARGETS.values()
+        ]
+        print(json.dumps({"targets": stated, "options": _option_facts(), "sweeps": sweeps}, indent=2))
+        return
+    head = ("target", "what", "runs on", "weights", "activations", "options")
+    rows = [
+        (row.name, row.title, row.runs_on, row.weights, row.activations, " ".join(row.options))
+        for row in TARGETS.values()
+    ]
+    print(columns(head, rows, rule=True))
+    print("\nOptions, TARGET:OPTION=VALUE,..., the default first:")
+    for option in OPTIONS.values():
+        print(f"  {option.name}={'|'.join(option.choices) or option.example}: {option.title}")
+    if sweeps:
+        print("\nWhat became of every backbone (model files; degraded: a gate failed):")
+        print(columns(*state_table(sweeps, list(TARGETS)), rule=True))
+
+
+def _option_facts() -> list[dict[str, Any]]:
+    return [
+        {"option": row.name, "title": row.title, "choices": list(row.choices), "example": row.example}
+        for row in OPTIONS.values()
+    ]
+
+
+def _sweep(args: argparse.Namespace) -> None:
+    from train.run_folder import read_run
+
+    from .sweep import Settings, sweep
+    from .sweep_table import PICTURE, TABLE
+
+    _check_calibration(args)
+    if args.rounds < 2 or not 1 <= args.threads <= 64:
+        raise UsageError("--rounds must be at least 2 and --threads 1 to 64")
+    recipes: dict[str, Recipe] = {}
+    for name in args.recipes or TARGETS:
+        recipe = parse_recipe(name)
+        recipes[recipe.name] = recipe
+    settings = Settings(args.index, args.calibration_images, args.seed, args.threads, args.rounds, args.force)
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    found = sweep(read_run(args.run_folder), list(recipes.values()), args.out, settings, say)
+    if args.json:
+        print(json.dumps(found, indent=1))
+    else:
+        print((args.out / TABLE).read_text(encoding="utf-8"), end="")
+        print(f"-> {args.out / TABLE}, {args.out / PICTURE}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .errors import ExportError
 from .to_onnx import INPUT
@@ -21,8 +22,9 @@ CENTRE = 128
 NORMALISED = "normalised"
 """The tensor that holds (pixel - 128) / 128 once the arithmetic is off."""
 
-RANGE = (-1.0, 127.0 / 128.0)
-"""Of the normalised pixels: known, so it is not measured. It makes the scale 1/128 and the zero point 0."""
+RANGES = {8: (-1.0, 127.0 / 128.0), 16: (-32767.0 / 16384.0, 32767.0 / 16384.0)}
+"""Bits -> range of the normalised pixels: known, so it is not measured. It makes the zero point 0 and the scale 1/128
+or, as 16 bits are symmetric and have room to spare, 1/16384: every grey level is a whole number of steps."""
 
 
 def read_graph(model: bytes) -> Any:
@@ -112,17 +114,17 @@ def take_off_normalisation(model: bytes) -> bytes:
         raise ExportError(wrong, got=got, expected="0 -> -1, 255 -> 0.992")
     _set_input(graph, place)
     main.tensors[place].name = NORMALISED.encode()
-    return write_graph(_without_leftovers(graph))
+    return write_graph(without_leftovers(graph))
 
 
 def put_on_pixels(model: bytes) -> bytes:
-    """Put uint8 pixels and one QUANTIZE in front of an INT8 graph that takes normalised pixels.
+    """Put uint8 pixels and one QUANTIZE (or, to float, DEQUANTIZE) in front of a graph that takes normalised pixels.
 
     Args:
-        model: TFLite, int8 in.
+        model: TFLite; int8, int16 or float in.
 
     Raises:
-        ExportError: the graph's input is not int8 of scale 1/128 and zero point 0.
+        ExportError: the graph's input is quantized, but not so that every grey level is exact.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -132,8 +134,10 @@ def put_on_pixels(model: bytes) -> bytes:
     normalised = main.tensors[place]
     stated = normalised.quantization
     found = (normalised.type, [float(s) for s in stated.scale], [int(z) for z in stated.zeroPoint]) if stated else None
-    if found != (schema.TensorType.INT8, [1.0 / CENTRE], [0]):
-        wanted = "int8, scale 1/128, zero point 0"
+    in_float = normalised.type == schema.TensorType.FLOAT32 and normalised.name == NORMALISED.encode()
+    quantized = [(schema.TensorType.INT8, [1.0 / CENTRE], [0]), (schema.TensorType.INT16, [1.0 / CENTRE**2], [0])]
+    if not in_float and found not in quantized:
+        wanted = "int8 of scale 1/128 or int16 of scale 1/16384, zero point 0"
         raise ExportError("the quantized input is not pixel - 128", got=found, expected=wanted)
     pixels = schema.TensorT()
     pixels.name, pixels.type = INPUT.encode(), schema.TensorType.UINT8
@@ -143,7 +147,8 @@ def put_on_pixels(model: bytes) -> bytes:
     pixels.quantization.zeroPoint = np.array([CENTRE], np.int64)
     main.tensors.append(pixels)
     code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
+    kinds = schema.BuiltinOperator
+    code.builtinCode = code.deprecatedBuiltinCode = kinds.DEQUANTIZE if in_float else kinds.QUANTIZE
     code.version = 2  # the first that takes uint8 in and int8 out
     graph.operatorCodes.append(code)
     flip = schema.OperatorT()
@@ -151,7 +156,7 @@ def put_on_pixels(model: bytes) -> bytes:
     flip.inputs, flip.outputs = [len(main.tensors) - 1], [place]
     main.operators.insert(0, flip)
     _set_input(graph, len(main.tensors) - 1)
-    return write_graph(_without_leftovers(graph))
+    return write_graph(without_leftovers(graph))
 
 
 def exact_levels(model: bytes) -> int:
@@ -176,15 +181,24 @@ def exact_levels(model: bytes) -> int:
     if operator is None:
         return 0
     first = int(operator.outputs[0])
-    stated = graph.subgraphs[0].tensors[first].quantization
-    if stated is None or stated.scale is None or len(stated.scale) != 1:
+    scales, zeros = quantization(graph.subgraphs[0].tensors[first])
+    if scales.size != 1:
         return 0
     levels = np.resize(np.arange(256, dtype=np.uint8), [int(side) for side in graph.subgraphs[0].tensors[place].shape])
     interpreter.set_tensor(int(place), levels)
     interpreter.invoke()
-    found = (interpreter.get_tensor(first).astype(np.float64) - int(stated.zeroPoint[0])) * float(stated.scale[0])
+    found = (interpreter.get_tensor(first).astype(np.float64) - zeros[0]) * scales[0]
     wrong = np.unique(levels[found != (levels - float(CENTRE)) / CENTRE]) if found.shape == levels.shape else levels
     return 256 - len(np.unique(wrong))
+
+
+def quantization(tensor: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return a tensor's scales and zero points, one or one per channel each; 1 and 0 where it is float."""
+    stated = tensor.quantization
+    if stated is None or stated.scale is None or not len(stated.scale):
+        none = int(tensor.type != 0)  # an integer tensor of no scale stands for nothing
+        return np.ones(1 - none), np.zeros(1 - none)
+    return np.asarray(stated.scale, np.float64), np.asarray(stated.zeroPoint, np.float64)
 
 
 def _reader(main: Any, place: int) -> Any | None:
@@ -213,7 +227,7 @@ def _set_input(graph: Any, place: int) -> None:
             entry.tensorIndex = place
 
 
-def _without_leftovers(graph: Any) -> Any:
+def without_leftovers(graph: Any) -> Any:
     """Drop tensors, buffers and operator codes that nothing refers to any more."""
     main = graph.subgraphs[0]
     used = {*main.inputs, *main.outputs}

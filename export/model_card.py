@@ -137,14 +137,14 @@ def _parity(parity: dict[str, Any]) -> str:
 
 def _quantization(quantization: dict[str, Any]) -> str:
     text = f"## Quantization\n\nWeights {quantization['weights']}, activations {quantization['activations']}."
-    if quantization.get("rounding"):
-        text += f" Weights rounded: {quantization['rounding']}."
+    options = ", ".join(f"{key} {value}" for key, value in quantization.get("options", {}).items() if value)
+    text += f" Chosen: {options}." if options else ""
     calibration = quantization["calibration"]
     if calibration is None:
         return text
     counts = ", ".join(f"{label} {count}" for label, count in calibration.get("per_class", {}).items())
     return (
-        f"{text} Ranges ({calibration.get('ranges', '')}) from {calibration['images']} pictures of the "
+        f"{text} Calibrated on {calibration['images']} pictures of the "
         f"{calibration['split']} split ({counts}), disjoint {calibration.get('disjoint', '')}; set "
         f"`{calibration['sha256'][:12]}`."
     )
@@ -161,7 +161,7 @@ def _reproduce(stated: dict[str, Any]) -> str:
         f"python -m train fit INDEX --protocol {training['protocol']} --backbone {training['backbone']} "
         f"--seed {training['seed']} --out RUN\n"
         "python -m train evaluate RUN\n"
-        f"python -m export RUN --recipe {recipe} --out BUNDLE\n"
+        f"python -m export pack RUN --recipe {recipe} --out BUNDLE\n"
         "python -m edge_runtime verify BUNDLE\n"
         "```\n\n"
         f"Run {training['run']}, weights `{training['weights_sha256'][:12]}`, data `{training['data_sha256'][:12]}`, "

@@ -29,11 +29,15 @@ from train.index import NEAR_DUPLICATE_BITS
 from train.sources import SOURCES
 
 from .calibration import SPLIT
+from .converter_process import installed_version
 from .errors import ExportError, GateError
 from .model_card import model_card
+from .recipes import Recipe
+from .to_tflite import CONVERTERS
 
 if TYPE_CHECKING:
     from edge_runtime.engines import Engine
+    from train.run_folder import Run
 
     from .pipeline import Export
 
@@ -59,7 +63,7 @@ def write_bundle(export: Export, out: Path, allow_degraded: bool = False, force:
     """Write a bundle, check it, and put it in place.
 
     Args:
-        export: from `pipeline.export_run`.
+        export: from `pipeline.export_recipe`.
         out: folder to make.
         allow_degraded: write it although a gate failed; its manifest then says so, and the runtime on every run.
         force: replace a bundle that is there.
@@ -161,15 +165,17 @@ def assemble(export: Export) -> dict[str, bytes]:
 
 def manifest(export: Export, golden: dict[str, Any]) -> dict[str, Any]:
     """Return the manifest, all but ``files``."""
-    run, info, io_spec, task = export.run, export.run.info, export.io, export.run.task
+    run, io_spec, recipe = export.source.run, export.source.io, export.recipe
+    info, task = run.info, run.task
     protocol = info["metrics"]["protocol"]
     quantization: dict[str, Any] = {
-        "recipe": export.recipe.name,
-        "weights": export.recipe.weights,
-        "activations": export.recipe.activations,
-        "rounding": export.recipe.rounding,
+        "recipe": recipe.name,
+        "target": recipe.target.name,
+        "options": dict(recipe.options),
+        "weights": recipe.target.weights,
+        "activations": recipe.target.activations,
         "calibration": None,
-        "tools": tool_versions(),
+        "tools": tool_versions(recipe),
     }
     if export.calibration is not None:
         quantization["calibration"] = {
@@ -178,7 +184,6 @@ def manifest(export: Export, golden: dict[str, Any]) -> dict[str, Any]:
             "sha256": export.calibration.sha256,
             "per_class": export.calibration.per_class,
             "seed": export.calibration.seed,
-            "ranges": export.recipe.calibration,
             "disjoint": "from validation and test, by file hash and by perceptual hash "
             f"({NEAR_DUPLICATE_BITS} of 256 bits)",
         }
@@ -231,6 +236,7 @@ def manifest(export: Export, golden: dict[str, Any]) -> dict[str, Any]:
             "parity": {
                 "passed": export.passed,
                 "pictures": protocol["pictures"]["test"],
+                "paired": export.found.to_dict() if export.found else {},
                 "rows": [row.to_dict() for row in export.rows],
             },
         },
@@ -261,29 +267,24 @@ def _slim(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _notes(export: Export) -> list[str]:
-    protocol = export.run.info["metrics"]["protocol"]
+    protocol = export.source.run.info["metrics"]["protocol"]
     notes = [
         f"Measured on {protocol['pictures']['test']} pictures of {protocol['groups']['test']} groups, "
         f"{protocol['name']}: {protocol['text']}. No hospital outside the named sources was tested.",
         "The heatmap shows which positions speak for a class, not why; it is coarse "
-        f"({export.io.map_height} x {export.io.map_width} cells).",
+        f"({export.source.io.map_height} x {export.source.io.map_width} cells).",
         "Golden pictures are rendered, not photographed; what the model says about them has no medical meaning.",
     ]
     failed = [f"{row.step}: {row.measure} {row.value:g} (limit {row.limit})" for row in export.rows if not row.passed]
     return notes + ([f"DEGRADED: written although these gates failed: {'; '.join(failed)}."] if failed else [])
 
 
-def tool_versions() -> dict[str, str]:
-    """Return the versions of the converters: another version may write other bytes."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in ("torch", "onnx", "onnx2tf", "ai-edge-quantizer", "ai-edge-litert"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+def tool_versions(recipe: Recipe) -> dict[str, str]:
+    """Return the versions of the packages that a recipe's bytes depend on."""
+    return {
+        name: (CONVERTERS[name].version() if name in CONVERTERS else installed_version(name)) or "unknown"
+        for name in recipe.tools
+    }
 
 
 def golden_files(export: Export) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -296,22 +297,41 @@ def golden_files(export: Export) -> tuple[dict[str, Any], dict[str, bytes]]:
     from edge_runtime.golden import expected
 
     # one thread, as any device can have: the expected numbers must not depend on the exporter's core count
-    engine = open_engine("litert", export.models["model.tflite"], export.io, threads=1)
-    logits_step, map_step = engine.output_steps
-    tolerance = {
-        "logits": FP32_TOLERANCE if logits_step is None else LOGITS_STEPS * logits_step,
-        "class_map": FP32_TOLERANCE if map_step is None else CLASS_MAP_STEPS * map_step,
-    }
+    run = export.source.run
+    engine = open_engine(export.recipe.target.engine, export.models, export.source.io, threads=1)
+    tolerance = golden_tolerance(export, engine.output_steps)
     cases, files = [], {}
-    for number, label in enumerate(golden_labels(export.run.task.kind, export.run.task.labels)):
-        picture, logits, class_map = _golden_picture(export, engine, label, 2 * tolerance["logits"])
-        pixels = prepare(decode(picture), export.run.preprocess)
-        answer = expected(pixels, logits, class_map, export.run.task.labels)
+    for number, label in enumerate(golden_labels(run.task.kind, run.task.labels)):
+        picture, logits, class_map = _golden_picture(run, engine, label, 2 * tolerance["logits"])
+        pixels = prepare(decode(picture), run.preprocess)
+        answer = expected(pixels, logits, class_map, run.task.labels)
         names = {"picture": f"golden/{number}.png", "expected": f"golden/{number}.json"}
         files[names["picture"]] = picture
         files[names["expected"]] = (json.dumps(answer) + "\n").encode()
         cases.append(names)
     return {"tolerance": tolerance, "cases": cases}, files
+
+
+def golden_tolerance(export: Export, steps: tuple[float | None, float | None]) -> dict[str, float]:
+    """Return how far a correct kernel's logits and class map may be from the golden ones, absolute.
+
+    Args:
+        export: what ships.
+        steps: quantization step of logits and class map; None where that output is float.
+    """
+    outputs = export.outputs
+    tolerance = {}
+    for name, values, step, allowed in (
+        ("logits", outputs.logits, steps[0], LOGITS_STEPS),
+        ("class_map", outputs.class_map, steps[1], CLASS_MAP_STEPS),
+    ):
+        if export.recipe.target.exact:
+            tolerance[name] = FP32_TOLERANCE
+            continue
+        # a float output of a quantized graph: what was rounded inside is as coarse as eight bits over its span
+        step = step or float(values.max() - values.min()) / 255
+        tolerance[name] = max(FP32_TOLERANCE, allowed * step)
+    return tolerance
 
 
 def golden_labels(kind: str, labels: tuple[str, ...]) -> list[str]:
@@ -324,12 +344,12 @@ def golden_labels(kind: str, labels: tuple[str, ...]) -> list[str]:
     return [usable[place] for place in places]
 
 
-def _golden_picture(export: Export, engine: Engine, label: str, margin: float) -> tuple[bytes, Any, Any]:
+def _golden_picture(run: Run, engine: Engine, label: str, margin: float) -> tuple[bytes, Any, Any]:
     """Render until the answer is clear: it leads by more than `margin`, so that no correct kernel says otherwise."""
     best: tuple[float, bytes, Any, Any] | None = None
     for attempt in range(GOLDEN_TRIES):
-        picture = render_golden(export.run.task.kind, label, attempt)
-        logits, class_map = engine.run(prepare(decode(picture), export.run.preprocess))
+        picture = render_golden(run.task.kind, label, attempt)
+        logits, class_map = engine.run(prepare(decode(picture), run.preprocess))
         second, first = np.sort(logits)[-2:]
         lead = float(first - second)
         if best is None or lead > best[0]:

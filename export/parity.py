@@ -13,8 +13,8 @@ the reference finds the cell that the candidate points at; how often it is the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from train.network import SelfExplaining
 
     from .calibration import CalibrationSet
+    from .recipes import Recipe
 
 Floats = npt.NDArray[np.float32]
 
@@ -68,6 +69,8 @@ GATES: dict[str, Gate] = {
         ("recall", "largest class recall drop, pp", "<=", 1.0),
         ("int8_top1", "top-1 agreement", ">=", 0.98),
         ("probability", "probability difference, median", "<=", 0.05),
+        ("logit_error", "largest logit difference, share of their span", "<=", 0.1),
+        ("logit_shift", "largest mean shift of a logit, in their deviations", "<=", 0.08),
         ("spearman", "heatmap Spearman, median", ">=", 0.98),
         ("peak", "heat kept at the peak, 5th percentile", ">=", 0.90),
     )
@@ -79,6 +82,7 @@ SIGNIFICANT = 0.05
 FINITE = "pictures with finite outputs"
 CLASSES = "classes covered"
 LEVELS = "grey levels normalised exactly"
+STRUCTURE = "convolutions quantized as stated"
 
 
 @dataclass(frozen=True)
@@ -142,12 +146,12 @@ class Outputs:
 
 
 def engine_outputs(
-    model: bytes, io: IOSpec, pixels: Pixels, numbers: Sequence[int], engine: str, threads: int = 2
+    files: Mapping[str, bytes], io: IOSpec, pixels: Pixels, numbers: Sequence[int], engine: str, threads: int = 2
 ) -> Outputs:
     """Run an exported graph over pictures, through the device's own code.
 
     Args:
-        model: file.
+        files: of the model.
         io: what its inputs and outputs must be.
         pixels: (all, H, W, 3) uint8.
         numbers: N rows of it.
@@ -161,7 +165,7 @@ def engine_outputs(
     logits = np.full((len(numbers), io.classes), np.nan, np.float32)
     class_map = np.full((len(numbers), io.map_height, io.map_width, io.classes), np.nan, np.float32)
     try:
-        opened = open_engine(engine, model, io, threads)
+        opened = open_engine(engine, files, io, threads)
     except LeukoscopeError as error:
         return Outputs(logits, class_map, str(error))
     first = ""
@@ -249,40 +253,101 @@ def compare_gradcam(network: SelfExplaining, pixels: Pixels, numbers: Sequence[i
     return [GATES["gradcam"].row(step, largest, f"{len(places)} pictures, scaled to peak 1")]
 
 
-def compare_quantized(
-    step: str,
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate beside its full-precision original on the same pictures. Intervals: 95 %, whole groups resampled.
+
+    Attributes:
+        macro_f1_difference_pp: candidate - reference, percentage points, with ``low`` and ``high``.
+        top1_agreement: 0..1, with ``low`` and ``high``.
+        macro_f1: of reference and candidate, 0..1.
+        spearman: of the heatmaps, (N,), -1..1.
+        heat_kept: see `heatmap_agreement`, (N,), 0..1.
+        same_peak: likewise, (N,) bool.
+        probability_moved: largest difference of a picture's probabilities, (N,), 0..1.
+        logit_error_share: largest difference of a logit, as a share of the span of the reference's logits.
+        logit_shift_share: largest mean difference of a class's logit, in standard deviations of the reference's logits.
+    """
+
+    macro_f1_difference_pp: dict[str, float]
+    top1_agreement: dict[str, float]
+    macro_f1: tuple[float, float]
+    spearman: npt.NDArray[np.float64] = field(repr=False)
+    heat_kept: npt.NDArray[np.float64] = field(repr=False)
+    same_peak: npt.NDArray[np.bool_] = field(repr=False)
+    probability_moved: npt.NDArray[np.float64] = field(repr=False)
+    logit_error_share: float
+    logit_shift_share: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the manifest keeps."""
+        return {
+            "macro_f1_difference_pp": self.macro_f1_difference_pp,
+            "top1_agreement": self.top1_agreement,
+            "heatmap_spearman_median": _rounded(float(np.median(self.spearman))),
+            "same_peak": _rounded(float(self.same_peak.mean())),
+        }
+
+
+def compare(
     reference: Outputs,
     candidate: Outputs,
     targets: npt.NDArray[np.int64],
     clusters: Sequence[str],
     labels: Sequence[str],
-) -> list[Row]:
-    """Compare a quantized model with its full-precision original.
+) -> Comparison:
+    """Compare a model with its full-precision original; all outputs are finite.
 
     Args:
-        step: name of the step.
         reference: full precision.
-        candidate: quantized.
+        candidate: what was made of it.
         targets: (N,) class numbers.
         clusters: (N,) groups, resampled as wholes for the intervals.
         labels: K names.
     """
     from scipy.special import softmax
 
-    rows = [finite_row(step, candidate)]
-    if not (rows[0].passed and reference.whole):
-        return rows
     paired = paired_difference(reference.logits, candidate.logits, targets, clusters, labels)
-    change = paired["macro_f1_difference_pp"]
-    agreement = paired["top1_agreement"]
-    moved = np.abs(softmax(candidate.logits, axis=1) - softmax(reference.logits, axis=1)).max(1)  # (N,)
+    moved = np.abs(softmax(candidate.logits, axis=1) - softmax(reference.logits, axis=1)).max(1)
+    error = candidate.logits - reference.logits
     rank, kept, same = heatmap_agreement(reference, candidate)
+    return Comparison(
+        {key: float(paired["macro_f1_difference_pp"][key]) for key in ("value", "low", "high")},
+        {key: float(paired["top1_agreement"][key]) for key in ("value", "low", "high")},
+        (float(paired["macro_f1_reference"]["value"]), float(paired["macro_f1_candidate"]["value"])),
+        rank,
+        kept,
+        same,
+        moved,
+        float(np.abs(error).max() / np.ptp(reference.logits)),
+        float(np.abs(error.mean(0)).max() / reference.logits.std()),
+    )
+
+
+def compare_quantized(
+    step: str,
+    reference: Outputs,
+    candidate: Outputs,
+    found: Comparison,
+    targets: npt.NDArray[np.int64],
+    labels: Sequence[str],
+) -> list[Row]:
+    """Return the rungs of a quantized model.
+
+    Args:
+        step: name of the step.
+        reference: full precision.
+        candidate: quantized.
+        found: `compare` of the two.
+        targets: (N,) class numbers.
+        labels: K names.
+    """
+    change, agreement, moved = found.macro_f1_difference_pp, found.top1_agreement, found.probability_moved
     return [
-        *rows,
         GATES["macro_f1"].row(
             step,
             -change["value"],
-            f"{paired['macro_f1_reference']['value']:.4f} -> {paired['macro_f1_candidate']['value']:.4f}, "
+            f"{found.macro_f1[0]:.4f} -> {found.macro_f1[1]:.4f}, "
             f"95 % {_signed(-change['high'])} .. {_signed(-change['low'])}",
         ),
         recall_row(step, reference, candidate, targets, labels),
@@ -294,11 +359,15 @@ def compare_quantized(
             float(np.median(moved)),
             f"largest of a picture's classes; 95th percentile {np.percentile(moved, 95):.2g}",
         ),
-        GATES["spearman"].row(step, float(np.median(rank)), f"10th percentile {np.percentile(rank, 10):.3f}"),
+        GATES["logit_error"].row(step, found.logit_error_share),
+        GATES["logit_shift"].row(step, found.logit_shift_share),
+        GATES["spearman"].row(
+            step, float(np.median(found.spearman)), f"10th percentile {np.percentile(found.spearman, 10):.3f}"
+        ),
         GATES["peak"].row(
             step,
-            float(np.percentile(kept, 5)),
-            f"mean {kept.mean():.3f}; the very same cell in {100 * same.mean():.1f} %",
+            float(np.percentile(found.heat_kept, 5)),
+            f"mean {found.heat_kept.mean():.3f}; the very same cell in {100 * found.same_peak.mean():.1f} %",
         ),
     ]
 
@@ -366,12 +435,28 @@ def finite_row(step: str, outputs: Outputs) -> Row:
     return Row(step, FINITE, outputs.finite, f"all {n}", outputs.whole, outputs.error)
 
 
-def input_row(step: str, model: bytes) -> Row:
+def input_row(step: str, files: Mapping[str, bytes]) -> Row:
     """Return the row that says whether a quantized graph normalises every grey level as the network was trained."""
-    from .graph_input import exact_levels
+    from .structure import exact_levels
 
-    exact = exact_levels(model)
+    exact = exact_levels(files)
     return Row(step, LEVELS, exact, "all 256", exact == 256)
+
+
+def structure_row(step: str, full: Mapping[str, bytes], files: Mapping[str, bytes], recipe: Recipe) -> Row:
+    """Return the row that says whether every convolution is quantized as the recipe states, see `structure`.
+
+    Args:
+        step: name of the step.
+        full: the model's files before quantization.
+        files: and after it.
+        recipe: how it was quantized.
+    """
+    from .structure import check_structure, kept_convolutions
+
+    kept = kept_convolutions(full, recipe.keep)
+    right, wanted, fault = check_structure(files, recipe.target.activations, kept)
+    return Row(step, STRUCTURE, right, f"all {wanted}", right == wanted, fault)
 
 
 def calibration_row(chosen: CalibrationSet) -> Row:

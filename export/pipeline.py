@@ -1,13 +1,16 @@
-"""Pipeline: one run through all stages, measured after each - ONNX, TFLite, INT8 - with the ladder as its result.
+"""Pipeline: one run through all stages, measured after each, with the ladder as its result.
 
 What comes in is an evaluated run and its index; what goes out is an `Export`: model files, the ladder's rows and the
-shipped model's own metrics over the whole test split. The stages are values (`Stages`), so that a test can put a faulty
-one in place of a good one and see which gate catches it. Nothing is written here: that is `pack`'s.
+shipped model's own metrics over the whole test split. A `Source` holds what all exports of a run share - pixels, what
+torch says of them, the full-precision files with their rungs - each made once, when it is first asked for.
+`export_recipe` goes from there to the files of a recipe, through the engine that will run them. The stages are values
+(`Stages`), so that a test can put a faulty one in place of a good one and see which gate catches it. Nothing is written
+here: that is `pack`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,20 +23,25 @@ from train.evaluate import index_of, measure, network_outputs
 from .calibration import CalibrationSet, check, choose_calibration
 from .errors import ExportError
 from .parity import (
+    Comparison,
     Outputs,
     Row,
     calibration_row,
+    compare,
     compare_fp32,
     compare_gradcam,
     compare_quantized,
     engine_outputs,
+    finite_row,
     input_row,
     preparation_row,
+    structure_row,
 )
-from .quantize import quantize
+from .quantized import make_quantized
 from .recipes import CALIBRATION_IMAGES, Recipe
 from .to_onnx import CLASS_MAP, INPUT, LOGITS, to_onnx
-from .to_tflite import to_tflite
+from .to_openvino import to_openvino
+from .to_tflite import CONVERTERS, to_tflite
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +50,8 @@ if TYPE_CHECKING:
     from train.index import Index
     from train.network import SelfExplaining
     from train.run_folder import Run
+
+Files = Mapping[str, bytes]
 
 EVALUATED = ("temperature", "operating_points", "metrics")
 MAX_MACRO_F1_GAP = 0.005
@@ -55,43 +65,160 @@ class Stages:
 
     Attributes:
         to_onnx: (network, input_px) -> ONNX.
-        to_tflite: ONNX -> TFLite, full precision.
+        to_tflite: (network, its ONNX, input_px, converter) -> TFLite, full precision.
         choose: (index, protocol, images, seed) -> calibration set.
-        quantize: (TFLite, pixels of the calibration set (N, H, W, 3) uint8, recipe) -> TFLite.
+        quantize: (full-precision files, pixels of the calibration set (N, H, W, 3) uint8, recipe) -> files.
     """
 
     to_onnx: Callable[[SelfExplaining, int], bytes] = to_onnx
-    to_tflite: Callable[[bytes], bytes] = to_tflite
+    to_tflite: Callable[[SelfExplaining, bytes, int, str], bytes] = to_tflite
     choose: Callable[[Index, str, int, int], CalibrationSet] = choose_calibration
-    quantize: Callable[[bytes, Pixels, Recipe], bytes] = quantize
+    quantize: Callable[[Files, Pixels, Recipe], dict[str, bytes]] = make_quantized
 
 
 @dataclass(frozen=True)
-class Export:
-    """A run after all stages.
+class Full:
+    """A full-precision form of a network.
 
     Attributes:
-        run: what was exported.
+        files: of the model; empty where what it was made from gives no usable outputs.
+        outputs: on the test split.
+        rows: rungs that lead to it.
+    """
+
+    files: dict[str, bytes] = field(repr=False)
+    outputs: Outputs
+    rows: tuple[Row, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether it is the same function as the network."""
+        return bool(self.files) and all(row.passed for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What all exports of a run share.
+
+    Attributes:
+        run: what is exported.
         index: its data.
-        recipe: how.
-        models: file name -> bytes, of those that ship; empty where the ladder ended early.
-        io: what the models look like.
-        rows: the ladder.
-        metrics: of the shipped model over the test split, through ``edge_runtime``, as `train.evaluate.measure` gives
-            them; empty where the ladder ended early.
-        calibration: pictures used, None where not quantized.
-        steps: quantization step of logits and class map; None where float.
+        pixels: (all, H, W, 3) uint8, of the whole index.
+        test: numbers of the test pictures.
+        network: the run's, or one fine-tuned from it.
+        io: what every model of it looks like.
+        reference: the network's outputs on the test pictures.
+        rows: first rungs: preprocessing and heatmaps.
+        calibration: pictures for the quantizers.
+        stages: the steps.
     """
 
     run: Run
     index: Index
+    pixels: Pixels = field(repr=False)
+    test: tuple[int, ...] = field(repr=False)
+    network: SelfExplaining = field(repr=False)
+    io: IOSpec
+    reference: Outputs = field(repr=False)
+    rows: tuple[Row, ...]
+    calibration: CalibrationSet
+    stages: Stages
+    _made: dict[str, Full] = field(default_factory=dict, repr=False)
+
+    @property
+    def calibration_pixels(self) -> Pixels:
+        """Return the pixels of the calibration set, (N, H, W, 3) uint8."""
+        return np.ascontiguousarray(self.pixels[list(self.calibration.numbers)])
+
+    @property
+    def targets(self) -> npt.NDArray[np.int64]:
+        """Return the class numbers of the test pictures."""
+        return self.index.targets(list(self.test))
+
+    def compare(self, outputs: Outputs) -> Comparison:
+        """Compare a model's outputs on the test pictures with the network's."""
+        groups = [self.index.rows[i].group for i in self.test]
+        return compare(self.reference, outputs, self.targets, groups, self.run.task.labels)
+
+    def onnx(self) -> Full:
+        """Return the network as ONNX."""
+        return self._once(
+            "onnx", lambda: self._full({"model.onnx": self.stages.to_onnx(self.network, self.io.input_px)})
+        )
+
+    def tflite(self, converter: str) -> Full:
+        """Return the network as TFLite, by one of `CONVERTERS`; where that reads ONNX, the rungs of ONNX come first."""
+
+        def convert(onnx: bytes) -> dict[str, bytes]:
+            return {"model.tflite": self.stages.to_tflite(self.network, onnx, self.io.input_px, converter)}
+
+        if CONVERTERS[converter].reads_onnx:
+            return self._once(converter, lambda: self._after_onnx(convert))
+        return self._once(converter, lambda: self._full(convert(b"")))
+
+    def openvino(self) -> Full:
+        """Return the network as OpenVINO's IR; through ONNX, whose rungs come first."""
+        return self._once("openvino", lambda: self._after_onnx(to_openvino))
+
+    def full(self, recipe: Recipe) -> Full:
+        """Return the full-precision form that a recipe starts from."""
+        if recipe.target.engine == "litert":
+            return self.tflite(recipe.options["converter"])
+        # OpenVINO's INT8 form is the ONNX one, converted
+        return self.openvino() if recipe.target.engine == "openvino" and recipe.target.exact else self.onnx()
+
+    def tuned(self, epochs: int) -> Source:
+        """Return the source of the network after `epochs` of fine-tuning under fake quantization."""
+        raise NotImplementedError(epochs)
+
+    def _once(self, key: str, make: Callable[[], Full]) -> Full:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def _after_onnx(self, convert: Callable[[bytes], dict[str, bytes]]) -> Full:
+        onnx = self.onnx()
+        return self._full(convert(onnx.files["model.onnx"]), onnx.rows) if onnx.files else onnx
+
+    def _full(self, files: dict[str, bytes], before: tuple[Row, ...] = ()) -> Full:
+        engine, title = next((engine, title) for name, (engine, title) in _FULL.items() if name in files)
+        outputs = engine_outputs(files, self.io, self.pixels, self.test, engine)
+        rows = (*before, *compare_fp32(f"torch -> {title} fp32", self.reference, outputs))
+        return Full(files if outputs.whole else {}, outputs, rows)
+
+
+_FULL = {
+    "model.onnx": ("onnxruntime", "ONNX"),
+    "model.tflite": ("litert", "TFLite"),
+    "model.xml": ("openvino", "OpenVINO"),
+}
+"""File -> the engine that judges it, and what rungs call it."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """A run after all stages of a recipe.
+
+    Attributes:
+        source: what was exported.
+        recipe: how.
+        models: file name -> bytes, of those that ship; empty where the ladder ended early.
+        rows: the ladder.
+        outputs: of what ships, on the test pictures; of the last rung where the ladder ended early.
+        metrics: of what ships over the test split, through ``edge_runtime``, as `train.evaluate.measure` gives them;
+            empty where the ladder ended early.
+        found: what ships beside the reference; None where the ladder ended early.
+        full: the full-precision files that were quantized.
+    """
+
+    source: Source = field(repr=False)
     recipe: Recipe
     models: dict[str, bytes] = field(repr=False)
-    io: IOSpec
     rows: tuple[Row, ...]
+    outputs: Outputs = field(repr=False)
     metrics: dict[str, Any] = field(repr=False)
-    calibration: CalibrationSet | None
-    steps: tuple[float | None, float | None]
+    found: Comparison | None
+    full: dict[str, bytes] = field(repr=False)
 
     @property
     def passed(self) -> bool:
@@ -101,35 +228,32 @@ class Export:
     @property
     def name(self) -> str:
         """Name of the bundle: task, backbone, recipe."""
-        return f"{self.run.task.name}-{self.run.backbone}-{self.recipe.name}"
+        return f"{self.source.run.task.name}-{self.source.run.backbone}-{self.recipe.slug}"
+
+    @property
+    def calibration(self) -> CalibrationSet | None:
+        """The calibration set, None where none was needed."""
+        return self.source.calibration if self.recipe.target.calibrated else None
 
 
-def export_run(
+def open_source(
     run: Run,
-    recipe: Recipe,
     index_folder: Path | None = None,
     images: int = CALIBRATION_IMAGES,
     seed: int = 0,
-    go_on: bool = False,
     stages: Stages = Stages(),
-) -> Export:
-    """Convert a run and measure it after every stage.
+) -> Source:
+    """Load what all exports of a run need, and measure the first rungs.
 
     Args:
         run: evaluated.
-        recipe: row of `recipes.RECIPES`.
         index_folder: where its index lies now; None: where `fit` found it.
         images: size of the calibration set.
         seed: of the calibration set.
-        go_on: quantize even where a gate on full precision failed; else the ladder ends there.
         stages: the steps; tests put faulty ones here.
 
-    Returns:
-        All that a bundle is made of. Where a full-precision model gives outputs that are not finite, or is not the same
-        function and `go_on` is false, the ladder ends there and `Export.models` is empty.
-
     Raises:
-        ExportError: the run is not evaluated, a converter fails, or the calibration set touches the held-out splits.
+        ExportError: the run is not evaluated, or the calibration set touches the held-out splits.
         DataError: the index is not the run's.
     """
     from train.geometry import placement
@@ -143,6 +267,8 @@ def export_run(
             todo=f"run: python -m train evaluate {run.folder}",
         )
     index = index_of(run, index_folder)
+    chosen = stages.choose(index, run.protocol, images, seed)
+    check(index, run.protocol, chosen)
     pixels, test = load_pixels(index, run.preprocess), index.select(run.protocol, "test")
     reference = Outputs(*network_outputs(run.network, pixels, test, progress="parity: torch"))
     _, height, width, classes = reference.class_map.shape
@@ -150,41 +276,59 @@ def export_run(
     io = IOSpec(INPUT, run.input_px, LOGITS, CLASS_MAP, height, width, place.first_px, place.step_px, classes)
     if reference.whole:
         _same_as_evaluated(run, reference, index.targets(test))
+    rows = (
+        preparation_row(index, test, pixels, run.preprocess),
+        *compare_gradcam(run.network, pixels, test, reference),
+    )
+    return Source(run, index, pixels, tuple(test), run.network, io, reference, rows, chosen, stages)
 
-    def finished(models: dict[str, bytes], shipped: Outputs | None, calibration: CalibrationSet | None) -> Export:
+
+def export_recipe(source: Source, recipe: Recipe, go_on: bool = False) -> Export:
+    """Make the files of a recipe and measure them.
+
+    Args:
+        source: of `open_source`.
+        recipe: of `recipes.parse_recipe`.
+        go_on: quantize even where a gate on full precision failed; else the ladder ends there.
+
+    Returns:
+        All that a bundle is made of. Where a full-precision model gives outputs that are not finite, or is not the same
+        function and `go_on` is false, the ladder ends there and `Export.models` is empty.
+
+    Raises:
+        ExportError: a converter or quantizer is not installed or fails.
+        UsageError: the recipe keeps a layer that is not there.
+    """
+    before = source.tuned(recipe.qat_epochs) if recipe.qat_epochs else source
+    full = before.full(recipe)
+    rows = [*source.rows, *full.rows]
+
+    def finished(models: dict[str, bytes], outputs: Outputs, found: Comparison | None = None) -> Export:
+        run, test = source.run, list(source.test)
         metrics: dict[str, Any] = {}
-        if models and shipped is not None:
+        if models:
             points = run.info["operating_points"]
-            metrics = measure(shipped.logits, index, test, run.info["temperature"], points)
-        steps = shipped.steps if shipped else (None, None)
-        return Export(run, index, recipe, models, io, tuple(rows), metrics, calibration, steps)
+            metrics = measure(outputs.logits, source.index, test, run.info["temperature"], points)
+            found = found or source.compare(outputs)
+        return Export(source, recipe, models, tuple(rows), outputs, metrics, found, full.files)
 
-    rows = [preparation_row(index, test, pixels, run.preprocess)]
-    rows += compare_gradcam(run.network, pixels, test, reference)
-    onnx = stages.to_onnx(run.network, run.input_px)
-    by_onnx = engine_outputs(onnx, io, pixels, test, "onnxruntime")
-    rows += compare_fp32("torch -> ONNX fp32", reference, by_onnx)
-    if not by_onnx.whole or not (go_on or all(row.passed for row in rows)):
-        return finished({}, None, None)
-    tflite = stages.to_tflite(onnx)
-    shipped = engine_outputs(tflite, io, pixels, test, "litert")
-    rows += compare_fp32("torch -> TFLite fp32", reference, shipped)
-    if not shipped.whole or not (go_on or all(row.passed for row in rows)):
-        return finished({}, None, None)
-    if recipe.calibration is None:
-        return finished({"model.tflite": tflite, "model.onnx": onnx}, shipped, None)
-
-    chosen = stages.choose(index, run.protocol, images, seed)
-    check(index, run.protocol, chosen)
-    rows.append(calibration_row(chosen))
-    quantized = stages.quantize(tflite, np.ascontiguousarray(pixels[list(chosen.numbers)]), recipe)
-    shipped = engine_outputs(quantized, io, pixels, test, "litert")
-    groups = [index.rows[i].group for i in test]
-    step = f"fp32 -> {recipe.name.upper()}"
-    if shipped.whole:
-        rows.append(input_row(step, quantized))
-    rows += compare_quantized(step, reference, shipped, index.targets(test), groups, run.task.labels)
-    return finished({"model.tflite": quantized} if shipped.whole else {}, shipped, chosen)
+    if not full.files or not (go_on or all(row.passed for row in rows)):
+        return finished({}, full.outputs)
+    if recipe.target.exact:
+        return finished(dict(full.files), full.outputs)
+    if recipe.target.calibrated:
+        rows.append(calibration_row(source.calibration))
+    models = source.stages.quantize(full.files, before.calibration_pixels, recipe)
+    outputs = engine_outputs(models, source.io, source.pixels, source.test, recipe.target.engine)
+    step = f"fp32 -> {recipe.target.name}"
+    rows.append(finite_row(step, outputs))
+    if not (outputs.whole and source.reference.whole):
+        return finished({}, outputs)
+    if recipe.target.calibrated:
+        rows += [structure_row(step, full.files, models, recipe), input_row(step, models)]
+    found = source.compare(outputs)
+    rows += compare_quantized(step, source.reference, outputs, found, source.targets, source.run.task.labels)
+    return finished(models, outputs, found)
 
 
 def _same_as_evaluated(run: Run, reference: Outputs, targets: npt.NDArray[np.int64]) -> None:

@@ -4,8 +4,8 @@ Rounding every weight to its nearest step is best for the weights and not for th
 same inputs add up, and their mean shift grows from layer to layer. Both are known from the calibration set. So weights
 are rounded one input at a time, and what each rounding does to the output is made up for by those not yet rounded
 (Frantar et al. 2022, "GPTQ", algorithm 1, with the covariance of the inputs as Hessian); the mean shift that remains is
-taken back by the bias, which has 32 bits (Nagel et al. 2019, "Data-free quantization", section 4.2). Scales stay as
-they are, and it costs nothing on the device.
+taken back by the bias, which has 32 bits or more (Nagel et al. 2019, "Data-free quantization", section 4.2). Scales
+stay as they are, and it costs nothing on the device.
 """
 
 from __future__ import annotations
@@ -26,11 +26,15 @@ DAMPING = 0.01
 """Added to the covariance's diagonal, as a share of its mean: inputs that never vary would leave it without inverse."""
 
 
+BLOCK = 128
+"""Weights that are rounded before their errors reach the others: many small products become a large one."""
+
+
 def round_weights(quantized: bytes, original: bytes, inputs: Sequence[Inputs]) -> bytes:
     """Round a quantized graph's weights anew and correct its biases.
 
     Args:
-        quantized: TFLite, INT8, made from `original` with its tensors' names kept.
+        quantized: TFLite, weights in INT8, made from `original` with its tensors' names kept.
         original: TFLite in float.
         inputs: of its convolutions, see `activations.Activations`.
 
@@ -53,9 +57,10 @@ def round_weights(quantized: bytes, original: bytes, inputs: Sequence[Inputs]) -
         steps = compensated(exact, scale, seen.covariance)
         shift = ((steps * scale[..., None] - exact) * seen.mean[:, None, :]).sum(-1).ravel()  # (all output channels,)
         bias = tensors[biases[0].name]
-        corrected = _values(after, bias, np.int32) - np.rint(shift / np.asarray(bias.quantization.scale, np.float64))
+        kept = np.int64 if bias.type == schema.TensorType.INT64 else np.int32  # as wide as the activations ask for
+        corrected = _values(after, bias, kept) - np.rint(shift / np.asarray(bias.quantization.scale, np.float64))
         _set(after, rounded, _ungrouped(steps, rounded.shape, depthwise).astype(np.int8))
-        _set(after, bias, corrected.astype("<i4"))
+        _set(after, bias, corrected.astype(kept))
     return write_graph(after)
 
 
@@ -81,10 +86,14 @@ def compensated(exact: Floats, scale: Floats, covariance: Floats) -> Floats:
     upper = np.linalg.cholesky(np.linalg.inv(sorted_covariance)).transpose(0, 2, 1)
     left = np.take_along_axis(exact, order[:, None, :], axis=2)
     steps = np.empty_like(left)
-    for c in range(count):
-        steps[..., c] = np.clip(np.rint(left[..., c] / scale), -LARGEST, LARGEST)
-        error = (left[..., c] - steps[..., c] * scale) / upper[:, c, c, None]
-        left[..., c + 1 :] -= error[..., None] * upper[:, c, None, c + 1 :]
+    for start in range(0, count, BLOCK):  # what a block's errors do to all later weights is done at its end, at once
+        end = min(start + BLOCK, count)
+        errors = np.empty((*left.shape[:2], end - start))
+        for c in range(start, end):
+            steps[..., c] = np.clip(np.rint(left[..., c] / scale), -LARGEST, LARGEST)
+            errors[..., c - start] = (left[..., c] - steps[..., c] * scale) / upper[:, c, c, None]
+            left[..., c + 1 : end] -= errors[..., c - start, None] * upper[:, c, None, c + 1 : end]
+        left[..., end:] -= errors @ upper[:, start:end, end:]
     unsorted = np.empty_like(steps)
     np.put_along_axis(unsorted, np.broadcast_to(order[:, None, :], steps.shape), steps, axis=2)
     return unsorted

@@ -6,6 +6,7 @@ outputs come from the model itself, through the runtime, so the bundle verifies.
 
 from __future__ import annotations
 
+import base64
 import copy
 import hashlib
 import io
@@ -171,6 +172,57 @@ def replace_file(folder: Path, name: str, content: bytes) -> Path:
     (folder / name).write_bytes(content)
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     return spoil(folder, lambda stated: stated["files"].update({name: entry}))
+
+
+def signing_key(seed: int) -> Any:
+    """Return the private key of a seed, 0..255."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32)
+
+
+def key_line(seed: int) -> str:
+    """Return the public key of a seed as a trust file has it."""
+    return "ed25519:" + base64.b64encode(signing_key(seed).public_key().public_bytes_raw()).decode()
+
+
+def signature(folder: Path, seed: int = 1, serial: Any = 5, **claims: Any) -> dict[str, Any]:
+    """Return what ``manifest.sig`` must say, by the letter of ``docs/bundle-format.md``.
+
+    Args:
+        folder: of the bundle.
+        seed: of the key that signs.
+        serial: to sign.
+        claims: what is signed in the place of the truth: key, name, manifest_sha256.
+    """
+    text = (folder / "manifest.json").read_bytes()
+    truth = {
+        "key": key_line(seed),
+        "name": json.loads(text)["name"],
+        "manifest_sha256": hashlib.sha256(text).hexdigest(),
+        "serial": serial,
+    }
+    said = truth | claims
+    lines = (
+        "leukoscope-signature 1",
+        f"key {said['key']}",
+        f"name {said['name']}",
+        f"manifest-sha256 {said['manifest_sha256']}",
+        f"serial {said['serial']}",
+    )
+    value = signing_key(seed).sign(("\n".join(lines) + "\n").encode())
+    return {
+        "format": "leukoscope-signature",
+        "version": 1,
+        **said,
+        "signature": base64.b64encode(value).decode(),
+    }
+
+
+def sign(folder: Path, seed: int = 1, serial: Any = 5, **claims: Any) -> Path:
+    """Sign a bundle, as `signature`."""
+    (folder / "manifest.sig").write_text(json.dumps(signature(folder, seed, serial, **claims)), encoding="utf-8")
+    return folder
 
 
 TINY_IO = IOSpec("pixels", 32, "logits", "class_map", 4, 4, 4.0, 8.0, len(LABELS))

@@ -32,6 +32,7 @@ HEAVY = (
     "tensorflow",
     "cv2",
     "scipy",
+    "cryptography",
 )
 
 

@@ -11,19 +11,21 @@ import pytest
 import torch
 from torch import nn
 
+from edge_runtime.preprocess import Pixels
 from export.calibration import CalibrationSet, choose_calibration, describe
 from export.errors import ExportError, GateError
 from export.pack import write_bundle
-from export.pipeline import Export, Stages, export_run
-from export.quantize import quantize
-from export.recipes import RECIPES
+from export.pipeline import Export, Files, Stages, export_recipe, open_source
+from export.quantized import make_quantized
+from export.recipes import Recipe, parse_recipe
 from export.to_onnx import to_onnx
 from train.index import Index
 from train.network import SelfExplaining
 from train.run_folder import Run, read_run
 
 IMAGES = 48
-INT8 = RECIPES["int8"]
+INT8 = "tflite-int8"
+CLEAN = Stages()
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +33,13 @@ def run(rendered_run: Path) -> Run:
     return read_run(rendered_run)
 
 
+def _export(run: Run, recipe: str, stages: Stages = CLEAN) -> Export:
+    return export_recipe(open_source(run, images=IMAGES, stages=stages), parse_recipe(recipe))
+
+
 @pytest.fixture(scope="module")
 def clean(run: Run) -> Export:
-    return export_run(run, INT8, images=IMAGES)
+    return _export(run, INT8)
 
 
 def _failed(export: Export) -> set[tuple[str, str]]:
@@ -43,7 +49,7 @@ def _failed(export: Export) -> set[tuple[str, str]]:
 def test_clean_export_passes_every_gate(clean: Export) -> None:
     assert clean.passed, _failed(clean)
     steps = {row.step for row in clean.rows}
-    assert {"torch -> ONNX fp32", "torch -> TFLite fp32", "fp32 -> INT8", "calibration set"} <= steps
+    assert {"torch -> ONNX fp32", "torch -> TFLite fp32", "fp32 -> tflite-int8", "calibration set"} <= steps
     assert len(clean.models["model.tflite"]) < 3.0e6
 
 
@@ -83,7 +89,7 @@ def test_faults_of_the_conversion_are_caught(run: Run, fault: str, measure: str,
     def faulty(network: SelfExplaining, input_px: int) -> bytes:
         return to_onnx(_Faulty(network, fault).eval(), input_px)
 
-    export = export_run(run, INT8, images=IMAGES, stages=Stages(to_onnx=faulty))
+    export = _export(run, INT8, Stages(to_onnx=faulty))
     assert ("torch -> ONNX fp32", measure) in _failed(export)
     with pytest.raises(GateError, match=f"not packed: torch -> ONNX fp32: {measure}"):
         write_bundle(export, tmp_path / "bundle")
@@ -100,8 +106,8 @@ def test_truncated_instead_of_rounded_weights_are_caught(run: Run, monkeypatch: 
 
     monkeypatch.setattr(uniform_quantize_tensor, "np", Truncating())
     # the shipped recipe rounds anew and makes up for what went before, so the fault goes where nothing does
-    export = export_run(run, dataclasses.replace(INT8, rounding="nearest"), images=IMAGES)
-    assert any(step == "fp32 -> INT8" for step, _ in _failed(export)), [r.to_dict() for r in export.rows]
+    export = _export(run, "tflite-int8:rounding=nearest")
+    assert any(step == "fp32 -> tflite-int8" for step, _ in _failed(export)), [r.to_dict() for r in export.rows]
 
 
 def _one_class(index: Index, protocol: str, images: int, seed: int) -> CalibrationSet:
@@ -110,7 +116,7 @@ def _one_class(index: Index, protocol: str, images: int, seed: int) -> Calibrati
 
 
 def test_calibration_on_one_class_is_caught(run: Run) -> None:
-    export = export_run(run, INT8, images=IMAGES, stages=Stages(choose=_one_class))
+    export = _export(run, INT8, Stages(choose=_one_class))
     assert ("calibration set", "classes covered") in _failed(export)
 
 
@@ -121,11 +127,15 @@ def test_calibration_on_held_out_pictures_is_refused(run: Run, split: str) -> No
         return describe(index, [*chosen.numbers, index.select(protocol, split)[0]], seed)
 
     with pytest.raises(ExportError, match="touches validation or test"):
-        export_run(run, INT8, images=IMAGES, stages=Stages(choose=peeking))
+        _export(run, INT8, Stages(choose=peeking))
 
 
 def _quantized_with(fault: Callable[[bytes], bytes]) -> Stages:
-    return Stages(quantize=lambda model, pixels, recipe: fault(quantize(model, pixels, recipe)))
+    def faulty(files: Files, pixels: Pixels, recipe: Recipe) -> dict[str, bytes]:
+        (made,) = make_quantized(files, pixels, recipe).items()
+        return {made[0]: fault(made[1])}
+
+    return Stages(quantize=faulty)
 
 
 def _mean_of_imagenet(model: bytes) -> bytes:
@@ -158,10 +168,10 @@ def test_faults_of_the_quantized_graph_are_caught(
     run: Run, fault: Callable[[bytes], bytes], measure: str, tmp_path: Path
 ) -> None:
     """The same faults behind the full-precision rungs, where only INT8's own can tell."""
-    export = export_run(run, INT8, images=IMAGES, stages=_quantized_with(fault))
-    assert ("fp32 -> INT8", measure) in _failed(export)
+    export = _export(run, INT8, _quantized_with(fault))
+    assert ("fp32 -> tflite-int8", measure) in _failed(export)
     assert not any(step.startswith("torch ->") for step, _ in _failed(export))
-    with pytest.raises(GateError, match="not packed: fp32 -> INT8"):
+    with pytest.raises(GateError, match="not packed: fp32 -> tflite-int8"):
         write_bundle(export, tmp_path / "bundle")
 
 
@@ -176,14 +186,14 @@ def test_wrong_scale_of_an_output_is_caught(run: Run) -> None:
                 tensor.quantization.zeroPoint = np.array([127], np.int64)
         return write_graph(graph)
 
-    export = export_run(run, INT8, images=IMAGES, stages=_quantized_with(cut_off))
-    assert ("fp32 -> INT8", "probability difference, median") in _failed(export)
+    export = _export(run, INT8, _quantized_with(cut_off))
+    assert ("fp32 -> tflite-int8", "probability difference, median") in _failed(export)
 
 
 def test_run_that_is_not_evaluated_is_refused(run: Run) -> None:
     info = {key: value for key, value in run.info.items() if key != "metrics"}
     with pytest.raises(ExportError, match="python -m train evaluate"):
-        export_run(dataclasses.replace(run, info=info), INT8)
+        open_source(dataclasses.replace(run, info=info))
 
 
 def test_metrics_of_other_weights_are_noticed(run: Run) -> None:
@@ -193,4 +203,4 @@ def test_metrics_of_other_weights_are_noticed(run: Run) -> None:
     other.features, other.classifier = run.network.features, nn.Conv2d(1280, 4, 1, bias=False)
     other.bias = nn.Parameter(torch.zeros(4))
     with pytest.raises(ExportError, match="metrics are not of its weights"):
-        export_run(dataclasses.replace(run, network=other.eval()), INT8)
+        open_source(dataclasses.replace(run, network=other.eval()))

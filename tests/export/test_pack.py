@@ -18,16 +18,21 @@ from export.cli import main
 from export.errors import ExportError
 from export.pack import render_golden, write_bundle
 from export.parity import GATES
-from export.pipeline import Export, export_run
-from export.recipes import RECIPES
+from export.pipeline import Export, Source, export_recipe, open_source
+from export.recipes import parse_recipe
 from train.run_folder import read_run
 
 IMAGES = 48
 
 
 @pytest.fixture(scope="module")
-def export(rendered_run: Path) -> Export:
-    return export_run(read_run(rendered_run), RECIPES["int8"], images=IMAGES)
+def source(rendered_run: Path) -> Source:
+    return open_source(read_run(rendered_run), images=IMAGES)
+
+
+@pytest.fixture(scope="module")
+def export(source: Source) -> Export:
+    return export_recipe(source, parse_recipe("tflite-int8"))
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +103,11 @@ def test_failed_gate_refuses_unless_taken_degraded(
     export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = tuple(
-        GATES["int8_top1"].row(row.step, 0.5) if row.measure == "top-1 agreement" and "INT8" in row.step else row
+        GATES["int8_top1"].row(row.step, 0.5) if row.measure == "top-1 agreement" and "tflite-int8" in row.step else row
         for row in export.rows
     )
     worse = dataclasses.replace(export, rows=rows)
-    with pytest.raises(ExportError, match=r"not packed: fp32 -> INT8: top-1 agreement.*--allow-degraded"):
+    with pytest.raises(ExportError, match=r"not packed: fp32 -> tflite-int8: top-1 agreement.*--allow-degraded"):
         write_bundle(worse, tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
 
@@ -140,6 +145,6 @@ def test_missing_converter_is_one_line(
     rendered_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("export.to_tflite.CONVERTER", "onnx2tf_that_is_not_there")
-    assert main([str(rendered_run), "--recipe", "int8", "--out", str(tmp_path / "x")]) == 1
+    assert main(["pack", str(rendered_run), "--recipe", "tflite-int8", "--out", str(tmp_path / "x")]) == 1
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert len(error) == 1 and "pip install --no-deps" in error[0]

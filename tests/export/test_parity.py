@@ -11,8 +11,10 @@ from export.parity import (
     Outputs,
     Row,
     calibration_row,
+    compare,
     compare_fp32,
     compare_quantized,
+    finite_row,
     format_table,
     heatmap_agreement,
 )
@@ -30,8 +32,8 @@ def _outputs(n: int = 300, seed: int = 0) -> tuple[Outputs, np.ndarray]:
 
 
 def _rows(reference: Outputs, candidate: Outputs, targets: np.ndarray) -> dict[str, Row]:
-    groups = [str(i) for i in range(len(targets))]
-    return {row.measure: row for row in compare_quantized("step", reference, candidate, targets, groups, LABELS)}
+    found = compare(reference, candidate, targets, [str(i) for i in range(len(targets))], LABELS)
+    return {row.measure: row for row in compare_quantized("step", reference, candidate, found, targets, LABELS)}
 
 
 def test_equal_models_pass_everything() -> None:
@@ -44,11 +46,11 @@ def test_equal_models_pass_everything() -> None:
 
 
 def test_nan_is_counted_first_and_nothing_is_averaged_over_it() -> None:
-    reference, targets = _outputs()
+    reference, _ = _outputs()
     class_map = reference.class_map.copy()
     class_map[7, 1, 1, 2] = np.nan
     broken = Outputs(reference.logits, class_map, "class_map: 1 of 48 values are NaN or infinite")
-    for rows in (compare_fp32("step", reference, broken), list(_rows(reference, broken, targets).values())):
+    for rows in (compare_fp32("step", reference, broken), [finite_row("step", broken)]):
         (row,) = rows
         assert row.measure == FINITE and row.value == 299 and not row.passed and "NaN" in row.note
 
@@ -59,6 +61,17 @@ def test_logits_just_over_the_limit_fail() -> None:
     assert all(row.passed for row in compare_fp32("step", reference, near))
     failed = [row.measure for row in compare_fp32("step", reference, far) if not row.passed]
     assert failed == ["largest logit difference"]
+
+
+def test_logits_cut_off_and_logits_that_all_move_fail() -> None:
+    """Neither need change an answer: the highest stays the highest."""
+    reference, targets = _outputs()
+    highest = np.float32(np.quantile(reference.logits, 0.9))
+    cut_off = _rows(reference, Outputs(np.minimum(reference.logits, highest), reference.class_map), targets)
+    assert not cut_off[GATES["logit_error"].measure].passed
+    moved = _rows(reference, Outputs(reference.logits + np.float32(0.05), reference.class_map), targets)
+    assert not moved[GATES["logit_shift"].measure].passed
+    assert moved[GATES["logit_error"].measure].passed and moved["top-1 agreement"].value == 1.0
 
 
 def test_lost_class_is_named() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from pathlib import Path
 
@@ -10,18 +9,24 @@ import numpy as np
 import pytest
 
 from edge_runtime.engines import open_engine
+from edge_runtime.errors import UsageError
 from edge_runtime.manifest import IOSpec
 from export.activations import watch
 from export.errors import ExportError
 from export.graph_input import exact_levels, put_on_pixels, read_graph, take_off_normalisation, write_graph
-from export.quantize import quantize
+from export.layer_names import select, tflite_layers
+from export.quantize import observe, quantize, quantize_weights
 from export.ranges import least_squares_range
-from export.recipes import RECIPES
+from export.recipes import Recipe, parse_recipe
 from export.rounding import compensated
 
 TINY = Path(__file__).parents[1] / "edge_runtime" / "fixtures" / "tiny_float32.tflite"
 IO = IOSpec("pixels", 32, "logits", "class_map", 4, 4, 4.0, 8.0, 5)
-INT8 = RECIPES["int8"]
+INT8 = parse_recipe("tflite-int8")
+
+
+def _keep(*layers: str) -> Recipe:
+    return INT8.keeping(layers)
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +55,10 @@ def _error(full: bytes, quantized: bytes, pixels: np.ndarray) -> float:
 def test_every_recipe_keeps_inputs_and_outputs(
     full: bytes, pixels: np.ndarray, calibration: str, rounding: str
 ) -> None:
-    recipe = dataclasses.replace(INT8, calibration=calibration, rounding=rounding)
+    recipe = parse_recipe(f"tflite-int8:ranges={calibration},rounding={rounding}")
     quantized = quantize(full, pixels, recipe, threads=1)
     assert quantized == quantize(full, pixels, recipe, threads=1), "same pictures, same bytes"
+    assert quantized == quantize(full, pixels, recipe, threads=1, seen=observe(full, pixels, 1))
     engine = open_engine("litert", quantized, IO, 1)
     assert None not in engine.output_steps, "outputs are quantized"
     assert exact_levels(quantized) == 256
@@ -63,7 +69,7 @@ def test_every_recipe_keeps_inputs_and_outputs(
 def test_compensated_rounding_serves_pictures_it_has_not_seen(full: bytes, pixels: np.ndarray) -> None:
     seen, unseen = pixels[:16], pixels[16:]
     errors = {
-        rounding: _error(full, quantize(full, seen, dataclasses.replace(INT8, rounding=rounding), 1), unseen)
+        rounding: _error(full, quantize(full, seen, parse_recipe(f"tflite-int8:rounding={rounding}"), 1), unseen)
         for rounding in ("nearest", "compensated")
     }
     assert errors["compensated"] < errors["nearest"]
@@ -90,6 +96,68 @@ def test_compensation_survives_inputs_that_never_vary() -> None:
     exact = np.array([[[0.24, -0.26]], [[0.11, 0.09]]])
     steps = compensated(exact, np.full((2, 1), 0.1), np.zeros((2, 2, 2)))
     assert np.array_equal(steps, [[[2, -3]], [[1, 1]]])
+
+
+@pytest.mark.parametrize(
+    "keep", [("sng_Conv_4",), ("sng_Conv_6",), ("sng_Conv_6/add",), ("sng_Conv_4", "sng_Conv_6/reshape")]
+)
+def test_layers_that_stay_in_float_leave_the_rest_as_it_is(
+    full: bytes, pixels: np.ndarray, keep: tuple[str, ...]
+) -> None:
+    quantized = quantize(full, pixels, _keep(*keep), threads=1)
+    assert exact_levels(quantized) == 256
+    everything = quantize(full, pixels, INT8, threads=1)
+    float_operators = [layer.name for layer in select(tflite_layers(read_graph(full)), keep)]
+    before, after = read_graph(full), read_graph(quantized)
+    weights = {t.name.decode(): t for t in after.subgraphs[0].tensors if t.name.decode().endswith("conv_filter")}
+    for layer in tflite_layers(before):
+        if layer.kind == "CONV_2D":
+            assert (weights[layer.inputs[1]].type == 0) == (layer.name in float_operators)
+    assert _error(full, quantized, pixels) < 1.1 * _error(full, everything, pixels)
+    logits_step, map_step = open_engine("litert", quantized, IO, 1).output_steps
+    assert (logits_step is None) == ("sng_Conv_6/add" in float_operators)
+    assert (map_step is None) == ("sng_Conv_6/reshape" in float_operators)
+
+
+def test_whole_network_in_float_is_the_float_network(full: bytes, pixels: np.ndarray) -> None:
+    kept = quantize(full, pixels, _keep("sng_Conv_4", "sng_Conv_6"), threads=1)
+    assert exact_levels(kept) == 256
+    assert _error(full, kept, pixels) < 1e-6
+
+
+def test_layer_that_is_not_there_is_refused_with_its_neighbours(full: bytes, pixels: np.ndarray) -> None:
+    with pytest.raises(UsageError, match=r"no such layer: got sng_Conv4, expected such as sng_Conv_4"):
+        quantize(full, pixels, _keep("sng_Conv4"), threads=1)
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "compensated"])
+def test_activations_of_16_bits(full: bytes, pixels: np.ndarray, rounding: str) -> None:
+    eight, sixteen = (
+        quantize(full, pixels, parse_recipe(f"{target}:rounding={rounding}"), threads=1)
+        for target in ("tflite-int8", "tflite-16x8")
+    )
+    assert exact_levels(sixteen) == 256
+    steps = [open_engine("litert", model, IO, 1).output_steps for model in (eight, sixteen)]
+    assert all(wide is not None and wide < 0.02 * narrow for narrow, wide in zip(*steps, strict=True) if narrow)
+    assert _error(full, sixteen, pixels) < _error(full, eight, pixels)
+
+
+def test_compensated_rounding_serves_16_bits_too(full: bytes, pixels: np.ndarray) -> None:
+    seen, unseen = pixels[:16], pixels[16:]
+    nearest, compensated = (
+        _error(full, quantize(full, seen, parse_recipe(f"tflite-16x8:rounding={r}"), 1), unseen)
+        for r in ("nearest", "compensated")
+    )
+    assert compensated < nearest
+
+
+@pytest.mark.parametrize(("target", "share"), [("tflite-dynamic", 0.03), ("tflite-fp16", 0.001)])
+def test_weights_alone(full: bytes, pixels: np.ndarray, target: str, share: float) -> None:
+    model = quantize_weights(full, parse_recipe(target))
+    assert model == quantize_weights(full, parse_recipe(target)) and exact_levels(model) == 256
+    assert open_engine("litert", model, IO, 1).output_steps == (None, None)
+    spread = np.std([open_engine("litert", full, IO, 1).run(p)[1] for p in pixels])
+    assert _error(full, model, pixels) < share * spread
 
 
 def test_least_squares_range_trades_clipping_for_precision() -> None:
@@ -124,7 +192,7 @@ def test_other_normalisation_is_refused(full: bytes) -> None:
 
 
 def test_other_input_scale_is_refused(full: bytes, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.quantize.RANGE", (-1.0, 1.0))
+    monkeypatch.setattr("export.quantize.RANGES", {8: (-1.0, 1.0)})
     with pytest.raises(ExportError, match="the quantized input is not pixel - 128"):
         quantize(full, pixels, INT8, threads=1)
     with pytest.raises(ExportError, match="the quantized input is not pixel - 128"):

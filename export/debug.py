@@ -1,0 +1,81 @@
+"""Debug: why a gate failed - from an `Export` to a `Diagnosis`, and on request to the recipe with which it would pass.
+
+What is quantized again is judged on pictures of the validation split: a recipe chosen on the test pictures would be
+reported on them. Layers are measured on a few of the calibration set.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .diagnosis import Diagnosis, diagnose
+from .layer_noise import LayerNoise, tflite_noise
+from .onnx_noise import onnx_noise
+from .parity import Outputs, Row, compare, compare_quantized, engine_outputs, finite_row
+from .recipes import Recipe, parse_recipe
+from .suggestion import Suggestion, suggest
+
+if TYPE_CHECKING:
+    from .pipeline import Export, Files
+
+NOISE_PICTURES = 24
+JUDGE_PICTURES = 400
+"""Validation pictures that a suggestion is judged on, spread over the split."""
+
+WIDER = {"tflite-int8": "tflite-16x8"}
+"""Target -> the one with activations of 16 bits."""
+
+
+def debug(export: Export, search: bool = False) -> Diagnosis:
+    """Say where a quantized model loses.
+
+    Args:
+        export: of `pipeline.export_recipe`, with models.
+        search: look for a recipe with which the gates pass, too: quantizes several times.
+    """
+    source = export.source
+    layers = measure_layers(export) if export.models else []
+    suggestion = None
+    if search and layers and not export.passed:
+        suggestion = _search(export, layers)
+    pictures = [source.index.rows[i].path for i in source.test]
+    targets, labels = source.targets, source.run.task.labels
+    return diagnose(layers, export.rows, source.reference, export.outputs, targets, labels, pictures, suggestion)
+
+
+def measure_layers(export: Export) -> list[LayerNoise]:
+    """Measure the noise of every layer; none where nothing was quantized, or the engine shows no layers."""
+    pixels = export.source.calibration_pixels[:NOISE_PICTURES]
+    if export.recipe.target.exact or not export.recipe.target.calibrated:
+        return []
+    if "model.tflite" in export.models:
+        return tflite_noise(export.full["model.tflite"], export.models["model.tflite"], pixels)
+    if "model.onnx" in export.models:
+        return onnx_noise(export.full["model.onnx"], export.models["model.onnx"], pixels)
+    return []
+
+
+def _search(export: Export, layers: list[LayerNoise]) -> Suggestion:
+    from train.evaluate import network_outputs
+
+    source, recipe = export.source, export.recipe
+    index, labels = source.index, source.run.task.labels
+    held = index.select(source.run.protocol, "val")
+    chosen = [held[place] for place in np.unique(np.linspace(0, len(held) - 1, JUDGE_PICTURES).astype(int))]
+    reference = Outputs(*network_outputs(source.run.network, source.pixels, chosen, progress="debug: torch"))
+    targets, groups = index.targets(chosen), [index.rows[i].group for i in chosen]
+
+    def requantize(tried: Recipe) -> Files:
+        return source.stages.quantize(export.full, source.calibration_pixels, tried)
+
+    def judge(files: Files) -> list[Row]:
+        outputs = engine_outputs(files, source.io, source.pixels, chosen, recipe.target.engine)
+        if not outputs.whole:
+            return [finite_row(recipe.target.name, outputs)]
+        found = compare(reference, outputs, targets, groups, labels)
+        return compare_quantized(recipe.target.name, reference, outputs, found, targets, labels)
+
+    wider = WIDER.get(recipe.target.name)
+    return suggest(layers, requantize, judge, recipe, parse_recipe(wider) if wider else None)

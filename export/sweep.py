@@ -1,0 +1,235 @@
+"""Sweep: every target of a run, each as a bundle, side by side - accuracy, explanation, size, latency.
+
+What comes in is an evaluated run; what goes out is a folder with one bundle per target (a failed gate is marked in it,
+not hidden), ``sweep.json``, and the same as a table and a picture (see ``sweep_table``). Everything but latency is in
+the bundles, measured through the engine that will run them on the whole test split; latency is measured at the end, for
+all of them and the network in PyTorch by turns in one process. A sweep that was stopped goes on: a bundle is there
+whole or not at all, and one that was made of the same weights, pictures, recipe and tools is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_runtime.bundle import Bundle, open_bundle
+from edge_runtime.errors import BundleError, LeukoscopeError, UsageError
+from edge_runtime.files import make_folder, write_text
+
+from .interleave import interleave, latency, ratio
+from .pack import tool_versions, write_bundle
+from .pipeline import Source, export_recipe, open_source
+from .recipes import Recipe
+from .sweep_table import JSON, PICTURE, TABLE, pareto_picture, sweep_table
+
+if TYPE_CHECKING:
+    from train.run_folder import Run
+
+PASSED, DEGRADED, NOT_MADE = "passed", "degraded", "not made"
+TORCH = "PyTorch fp32"
+WARM_UP = 10
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a sweep is done.
+
+    Attributes:
+        index_folder: where the run's index lies now; None: where `fit` found it.
+        images: size of the calibration set.
+        seed: of the calibration set.
+        threads: of every engine and of PyTorch, while latency is measured.
+        rounds: timed runs of each.
+        force: make bundles again that are there.
+    """
+
+    index_folder: Path | None
+    images: int
+    seed: int
+    threads: int
+    rounds: int
+    force: bool
+
+
+def sweep(
+    run: Run, recipes: Sequence[Recipe], out: Path, settings: Settings, say: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """Make every recipe's bundle that is not there yet, and measure all of them.
+
+    Args:
+        run: evaluated.
+        recipes: what to make.
+        out: folder of the bundles and of the results.
+        settings: how.
+        say: is told a line when a recipe is done.
+
+    Returns:
+        What ``sweep.json`` holds.
+
+    Raises:
+        UsageError: `out` is a bundle or a run, not a folder for a sweep.
+        OutputError: nothing can be written there.
+        ExportError: the run cannot be exported at all.
+    """
+    if (out / "manifest.json").exists() or (out / "run.json").exists():
+        raise UsageError(f"{out}: is a bundle or a run", expected="a folder for a sweep", todo="give another --out")
+    make_folder(out)
+    source: Source | None = None
+    entries: list[dict[str, Any]] = []
+    bundles: dict[str, Bundle] = {}
+    for recipe in recipes:
+        folder = out / recipe.slug
+        bundle = None if settings.force else _kept(folder, run, recipe, settings)
+        how = "there already" if bundle else "made"
+        error = ""
+        if bundle is None:
+            source = source or open_source(run, settings.index_folder, settings.images, settings.seed)
+            for leftover in out.glob(f".{recipe.slug}.*"):  # of a sweep that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
+            try:
+                bundle = write_bundle(
+                    export_recipe(source, recipe, go_on=True), folder, allow_degraded=True, force=True
+                )
+            except LeukoscopeError as refused:
+                error = str(refused)
+        if bundle is None:
+            entries.append({"recipe": recipe.name, "state": NOT_MADE, "reason": error})
+            say(f"{recipe.name}: {NOT_MADE}: {error}")
+            continue
+        bundles[recipe.name] = bundle
+        entries.append(describe(recipe, bundle, run))
+        say(f"{recipe.name}: {how}, {entries[-1]['state']}")
+    times = measure_latency(run, bundles, recipes, settings.threads, settings.rounds)
+    found = {
+        "run": run.folder.resolve().name,
+        "task": run.task.name,
+        "backbone": run.backbone,
+        "input_px": run.input_px,
+        "protocol": run.protocol,
+        "weights_sha256": run.info["weights_sha256"],
+        "weights_bytes": _weights_bytes(run),
+        "test_pictures": run.info["metrics"]["protocol"]["pictures"]["test"],
+        "macro_f1": _interval(run.info["metrics"]["test"]["macro_f1"]),
+        "latency": {"threads": settings.threads, "warm_up": WARM_UP} | times.pop(TORCH),
+        "targets": [entry | times.get(entry["recipe"], {}) for entry in entries],
+    }
+    write_text(out / JSON, json.dumps(found, indent=1) + "\n")
+    write_text(out / TABLE, sweep_table([found]) + "\n")
+    from train.plots import write_png
+
+    write_png(pareto_picture(found), out / PICTURE)
+    return found
+
+
+def _kept(folder: Path, run: Run, recipe: Recipe, settings: Settings) -> Bundle | None:
+    """Return the bundle in a folder if making it again would give the same one."""
+    try:
+        bundle = open_bundle(folder.resolve())
+    except BundleError:
+        return None
+    stated = bundle.manifest.raw
+    quantization, training = stated["quantization"], stated["training"]
+    calibration = quantization["calibration"] or {}
+    found = (
+        quantization["recipe"],
+        quantization.get("tools"),
+        training["weights_sha256"],
+        training["data_sha256"],
+        calibration.get("seed"),
+    )
+    wanted = (
+        recipe.name,
+        tool_versions(recipe),
+        run.info["weights_sha256"],
+        run.info["data_sha256"],
+        settings.seed if recipe.target.calibrated else None,
+    )
+    fewer = calibration.get("images", 0) if recipe.target.calibrated else 0
+    return bundle if found == wanted and fewer <= settings.images else None
+
+
+def describe(recipe: Recipe, bundle: Bundle, run: Run) -> dict[str, Any]:
+    """Return what a sweep says of a bundle, all but latency."""
+    metrics = bundle.manifest.raw["metrics"]
+    failed = [row for row in metrics["parity"]["rows"] if not row["passed"]]
+    model_bytes = sum(bundle.manifest.files[name].size_bytes for name in recipe.target.models)
+    return {
+        "recipe": recipe.name,
+        "state": DEGRADED if failed else PASSED,
+        "reason": "; ".join(f"{row['measure']} {row['value']:g} ({row['limit']})" for row in failed),
+        "bundle": bundle.id,
+        "model_bytes": model_bytes,
+        "size_ratio": model_bytes / _weights_bytes(run),
+        "macro_f1": _interval(metrics["this"]["macro_f1"]),
+        **metrics["parity"]["paired"],
+    }
+
+
+def measure_latency(
+    run: Run, bundles: dict[str, Bundle], recipes: Sequence[Recipe], threads: int, rounds: int
+) -> dict[str, dict[str, Any]]:
+    """Time one picture through every bundle's engine and through the network in PyTorch, by turns.
+
+    Args:
+        run: whose network, eager, float32.
+        bundles: name of a recipe -> its bundle.
+        recipes: all of them.
+        threads: of every engine.
+        rounds: timed runs of each.
+
+    Returns:
+        Name of a recipe, or `TORCH` -> ``latency_ms``: ``p50``, ``p90``, ``p99``, ``samples``; for recipes ``speedup``:
+        median of PyTorch / median of this, with its 95 % interval.
+    """
+    import torch
+    from tqdm import tqdm
+
+    from edge_runtime.engines import open_engine
+
+    side = run.input_px
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    picture = torch.from_numpy(pixels[None])
+    engines = {
+        recipe.name: open_engine(recipe.target.engine, bundles[recipe.name], threads=threads)
+        for recipe in recipes
+        if recipe.name in bundles
+    }
+    ways: dict[str, Callable[[], object]] = {TORCH: lambda: run.network(picture)}
+    ways |= {name: lambda engine=engine: engine.run(pixels) for name, engine in engines.items()}  # type: ignore[misc]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode(), tqdm(total=1, desc="latency", leave=False, disable=None):
+            times = interleave(ways, rounds, WARM_UP)
+    finally:
+        torch.set_num_threads(before)
+    found: dict[str, dict[str, Any]] = {}
+    for name, taken in times.items():
+        stated = latency(taken)
+        found[name] = {
+            "latency_ms": {
+                "p50": round(stated.p50_ms, 4),
+                "p90": round(stated.p90_ms, 4),
+                "p99": round(stated.p99_ms, 4),
+                "samples": stated.samples,
+            }
+        }
+        if name != TORCH:
+            value, low, high = ratio(times[TORCH], taken)
+            found[name]["speedup"] = {"value": round(value, 3), "low": round(low, 3), "high": round(high, 3)}
+    return found
+
+
+def _weights_bytes(run: Run) -> int:
+    """Return the size of the network's weights in float32, bytes."""
+    return sum(4 * parameter.numel() for parameter in run.network.parameters())
+
+
+def _interval(stated: dict[str, Any]) -> dict[str, float]:
+    return {key: float(stated[key]) for key in ("value", "low", "high")}
