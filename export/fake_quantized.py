@@ -1,0 +1,277 @@
+"""Fake-quantized: a network whose weights and activations are rounded as INT8 rounds them, and that can still learn.
+
+What comes in is a trained network; what goes out is the same function with batch norms folded into the convolutions
+before them (`fold`), the same with NNCF's fake quantizers in it (`insert_quantizers`), and that as ONNX with
+QuantizeLinear and DequantizeLinear, weights as int8 constants (`to_qdq`). The choices are those of post-training
+quantization: weights per output channel and symmetric, activations per tensor and symmetric, uint8 where nothing is
+negative. The step of the normalised pixels is not measured but known, 1/128, and so is exact for every grey level.
+
+NNCF compiles its fake quantization with ninja at first use, or else has torch compile it. Neither is needed: `Rounding`
+is plain torch, faster than both, and gives the same on a machine without a compiler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edge_runtime.errors import LeukoscopeError
+
+from .errors import ExportError
+from .rounding import LARGEST
+from .to_onnx import to_onnx
+
+if TYPE_CHECKING:
+    from edge_runtime.preprocess import Pixels
+    from train.network import SelfExplaining
+
+INSTALL = 'pip install "leukoscope[export]"'
+INPUT_STEP = 1 / 128
+"""Of the normalised pixels (pixel - 128) / 128."""
+
+INPUT = "normalised__0.0"
+"""How NNCF's name of the pixels' quantizer ends."""
+
+HOOKS = "__nncf_hooks"
+"""Where NNCF keeps what it adds to a module."""
+
+NO_TELEMETRY = "NNCF_CI"
+"""Environment variable with which NNCF reports nothing to its makers; without it, it does so unasked."""
+
+
+class Core(nn.Module):
+    """What is quantized of a network: from normalised pixels to the class map, without the mean behind it.
+
+    Args:
+        network: its modules are used, not copied.
+    """
+
+    def __init__(self, network: SelfExplaining) -> None:
+        super().__init__()
+        self.features, self.classifier = network.features, network.classifier
+
+    def forward(self, normalised: Tensor) -> Tensor:
+        """Turn (N, 3, H, W) into (N, K, h, w)."""
+        class_map: Tensor = self.classifier(self.features(normalised))
+        return class_map
+
+
+class Whole(nn.Module):
+    """A core with what stands before and behind it: (N, H, W, 3) pixels -> logits (N, K), class map (N, h, w, K).
+
+    Args:
+        core: a `Core`, or what NNCF made of it.
+        network: whose normalisation and bias.
+    """
+
+    def __init__(self, core: nn.Module, network: SelfExplaining) -> None:
+        super().__init__()
+        self.core, self.bias, self.normalise = core, network.bias, network.normalise
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Classify pixels, as `train.network.SelfExplaining` does."""
+        class_map = self.core(self.normalise(pixels)).permute(0, 2, 3, 1)
+        return class_map.mean((1, 2)) + self.bias, class_map
+
+
+class Rounding:
+    """Fake quantization and its gradient, under the names that NNCF calls.
+
+    Gradients pass where nothing was clipped; that of the range is the step size's (Esser et al. 2020, "Learned step
+    size quantization", eq. 3).
+    """
+
+    @staticmethod
+    def Quantize_forward(x: Tensor, low: Tensor, width: Tensor, levels: int) -> Tensor:  # noqa: N802
+        """Round `x` to the nearest of `levels` values from `low` on, over `width`; both broadcast to x."""
+        step = width / (levels - 1)
+        first = torch.round(low / step)
+        return x.div(step).round_().clamp_(first, first + levels - 1).mul_(step)
+
+    @staticmethod
+    def Quantize_backward(  # noqa: N802
+        gradient: Tensor,
+        x: Tensor,
+        low: Tensor,
+        width: Tensor,
+        levels: int,
+        level_low: int,
+        level_high: int,
+        asymmetric: bool = False,
+    ) -> tuple[Tensor, None, Tensor]:
+        """Return the gradients of `x`, none of the lower end, and that of the upper end."""
+        step = width / (levels - 1)
+        exact = x.div(step)
+        passed = gradient * ((exact >= level_low) & (exact <= level_high))
+        moved = exact.round().clamp_(level_low, level_high).mul_(gradient).sub_(exact.mul_(passed))
+        axes = [axis for axis in range(x.dim()) if step.dim() < x.dim() or step.shape[axis] == 1]
+        return passed, None, moved.sum(axes).reshape(step.shape) / level_high
+
+
+@contextlib.contextmanager
+def quantizers() -> Iterator[Any]:
+    """Give NNCF, silent, offline and with `Rounding`, and make one line of what goes wrong inside it.
+
+    Raises:
+        ExportError: it is not installed, or raises anything.
+    """
+    os.environ.setdefault(NO_TELEMETRY, "1")
+    try:
+        import nncf
+        from nncf.torch.quantization import extensions
+    except ImportError as error:
+        raise ExportError("NNCF is not installed", got=str(error), todo=INSTALL) from None
+    nncf.set_log_level(logging.ERROR)
+    functions = extensions.QuantizedFunctionsCPU
+    compiled, functions._loaded_namespace = functions._loaded_namespace, Rounding
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield nncf
+    except LeukoscopeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - NNCF raises anything
+        got = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+        raise ExportError("NNCF cannot quantize the network", got=got) from None
+    finally:
+        functions._loaded_namespace = compiled
+
+
+def fold(network: SelfExplaining) -> SelfExplaining:
+    """Return a copy, in eval mode, whose batch norms right behind a convolution are part of it; names stay.
+
+    A batch norm that follows something else (DenseNet's, behind a concatenation) stays as it is.
+    """
+    from torch.fx import symbolic_trace
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    folded = copy.deepcopy(network).eval().cpu()
+    modules = dict(folded.features.named_modules())
+    for node in symbolic_trace(folded.features).graph.nodes:
+        before = next(iter(node.all_input_nodes), None)
+        if before is None or {node.op, before.op} != {"call_module"} or len(before.users) > 1:
+            continue
+        convolution, norm = modules[str(before.target)], modules[str(node.target)]
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            folded.features.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
+            folded.features.set_submodule(str(node.target), nn.Identity())
+    return folded
+
+
+def insert_quantizers(nncf: Any, network: SelfExplaining, pixels: Pixels, signed: bool = False) -> nn.Module:
+    """Quantize a folded network's core as post-training quantization does: ranges measured, biases corrected.
+
+    Args:
+        nncf: see `quantizers`.
+        network: see `fold`; is not changed.
+        pixels: (N, H, W, 3) uint8, the calibration set.
+        signed: int8 activations throughout, as TensorRT takes them.
+
+    Returns:
+        (N, 3, H, W) normalised -> (N, K, h, w), in eval mode; its weights are a copy.
+    """
+    from nncf.quantization import advanced_parameters as advanced
+
+    normalise = network.normalise
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        core: nn.Module = nncf.quantize(
+            copy.deepcopy(Core(network)),
+            nncf.Dataset(list(pixels), lambda picture: normalise(torch.from_numpy(np.array(picture[None])))),
+            preset=nncf.QuantizationPreset.PERFORMANCE,
+            subset_size=len(pixels),
+            fast_bias_correction=True,
+            advanced_parameters=advanced.AdvancedQuantizationParameters(
+                overflow_fix=advanced.OverflowFix.DISABLE,
+                activations_quantization_params=advanced.QuantizationParameters(per_channel=False),
+            ),
+        )
+    with torch.no_grad():
+        for name, quantizer in activation_quantizers(core).items():
+            if signed:
+                quantizer.signed = True
+            if name.endswith(INPUT):
+                quantizer.signed = True
+                quantizer.scale.fill_(quantizer.level_high * INPUT_STEP)
+    return core.eval()
+
+
+def activation_quantizers(core: nn.Module) -> dict[str, Any]:
+    """Return the fake quantizers of the activations by NNCF's names; the pixels' own ends in `INPUT`."""
+    return {
+        name: module
+        for name, module in core.named_modules()
+        if name.startswith(HOOKS) and hasattr(module, "scale") and ".post_hooks." in name
+    }
+
+
+def learned(core: nn.Module, network: SelfExplaining) -> SelfExplaining:
+    """Return a copy of the folded network with the weights that its fake-quantized core has now, in float."""
+    tuned = copy.deepcopy(network)
+    values = {name: tensor for name, tensor in core.state_dict().items() if not name.startswith(HOOKS)}
+    tuned.load_state_dict(values | {"bias": network.bias})
+    return tuned.eval()
+
+
+def to_qdq(core: nn.Module, network: SelfExplaining, input_px: int) -> bytes:
+    """Write a fake-quantized core as ONNX with quantize-dequantize pairs, int8 weights, and the network's outputs.
+
+    Args:
+        core: see `insert_quantizers`.
+        network: whose normalisation and bias stand around it.
+        input_px: H and W.
+
+    Raises:
+        ExportError: it cannot be written.
+    """
+    import onnx
+    from nncf.torch.quantization.layers import BaseQuantizer, QuantizerExportMode
+
+    for module in core.modules():
+        if isinstance(module, BaseQuantizer):
+            module.set_export_mode(QuantizerExportMode.ONNX_QUANTIZE_DEQUANTIZE_PAIRS)
+    graph = onnx.load_from_string(to_onnx(Whole(core, network).eval(), input_px))
+    fold_weights(graph)
+    onnx.checker.check_model(graph, full_check=True)
+    content: bytes = graph.SerializeToString(deterministic=True)
+    return content
+
+
+def fold_weights(graph: Any) -> None:
+    """Turn each float constant that goes through a QuantizeLinear into the int8 constant that comes out, in place."""
+    from onnx import numpy_helper
+
+    main = graph.graph
+    for node in [node for node in main.node if node.op_type == "Constant"]:
+        value = numpy_helper.to_array(next(attribute.t for attribute in node.attribute if attribute.name == "value"))
+        main.initializer.append(numpy_helper.from_array(value, node.output[0]))
+        main.node.remove(node)
+    constants = {tensor.name: tensor for tensor in main.initializer}
+    for node in [node for node in main.node if node.op_type == "Identity" and node.input[0] in constants]:
+        same = numpy_helper.to_array(constants[node.input[0]])  # the exporter writes equal constants once
+        main.initializer.append(numpy_helper.from_array(same, node.output[0]))
+        main.node.remove(node)
+    constants = {tensor.name: tensor for tensor in main.initializer}
+    for node in [node for node in main.node if node.op_type == "QuantizeLinear" and node.input[0] in constants]:
+        weight, scale = (numpy_helper.to_array(constants[name]) for name in node.input[:2])
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+        shape = [-1 if place == axis else 1 for place in range(weight.ndim)] if scale.ndim else []
+        # a symmetric range: training may have moved a weight beyond the step that was its largest
+        rounded = np.clip(np.rint(weight / scale.reshape(shape)), -LARGEST, LARGEST).astype(np.int8)
+        main.initializer.append(numpy_helper.from_array(rounded, node.output[0]))
+        main.node.remove(node)
+    read = {name for node in main.node for name in node.input} | {output.name for output in main.output}
+    kept = [tensor for tensor in main.initializer if tensor.name in read]
+    del main.initializer[:], main.value_info[:]
+    main.initializer.extend(kept)
+    for node in main.node:
+        node.name = node.name.removeprefix("/core")  # the network's own names
