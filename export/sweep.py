@@ -9,6 +9,7 @@ whole or not at all, and one that was made of the same weights, pictures, recipe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -81,6 +82,7 @@ def sweep(
         raise UsageError(f"{out}: is a bundle or a run", expected="a folder for a sweep", todo="give another --out")
     make_folder(out)
     source: Source | None = None
+    checkpoints = out / ".qat"
     entries: list[dict[str, Any]] = []
     bundles: dict[str, Bundle] = {}
     for recipe in recipes:
@@ -94,7 +96,10 @@ def sweep(
                 shutil.rmtree(leftover, ignore_errors=True)
             try:
                 bundle = write_bundle(
-                    export_recipe(source, recipe, go_on=True), folder, allow_degraded=True, force=True
+                    export_recipe(source, recipe, go_on=True, checkpoint=checkpoints / recipe.slug),
+                    folder,
+                    allow_degraded=True,
+                    force=True,
                 )
             except LeukoscopeError as refused:
                 error = str(refused)
@@ -105,6 +110,8 @@ def sweep(
         bundles[recipe.name] = bundle
         entries.append(describe(recipe, bundle, run))
         say(f"{recipe.name}: {how}, {entries[-1]['state']}")
+    with contextlib.suppress(OSError):
+        checkpoints.rmdir()
     times = measure_latency(run, bundles, recipes, settings.threads, settings.rounds)
     found = {
         "run": run.folder.resolve().name,
