@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from edge_runtime.preprocess import Pixels
 
-from .graph_input import CENTRE, quantization, read_graph, take_off_normalisation, write_graph
+from .graph_input import CENTRE, open_whole, quantization, read_graph, take_off_normalisation, write_graph
 from .layer_names import Layer, tflite_layers
 from .max_pooling import pad_with_values
 
@@ -158,7 +158,7 @@ def tflite_noise(model: bytes, quantized: bytes, pixels: Pixels, threads: int = 
     layers = tflite_layers(graph)
     count = len(graph.subgraphs[0].operators)
     copies = _add_twins(graph, after)
-    exact, found = _open(write_graph(graph), threads), _open(quantized, threads)
+    exact, found = open_whole(write_graph(graph), threads), open_whole(quantized, threads)
     forms = _forms(after)
     entries = [side.get_input_details()[0]["index"] for side in (exact, found)]
     tallies = [Tally() for _ in layers]
@@ -179,18 +179,6 @@ def tflite_noise(model: bytes, quantized: bytes, pixels: Pixels, threads: int = 
                 tallies[number].add(exact.get_tensor(int(place)), seen, twin, roundings[number])
     measured = zip(tallies, layers, readers_of(layers), strict=True)
     return worst_first([tally.result(layer, readers) for tally, layer, readers in measured if tally.signal > 0])
-
-
-def _open(model: bytes, threads: int) -> Any:
-    import warnings
-
-    from ai_edge_litert.interpreter import Interpreter
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "for debugging only", it says: that is what is done
-        interpreter = Interpreter(model_content=model, num_threads=threads, experimental_preserve_all_tensors=True)
-        interpreter.allocate_tensors()
-    return interpreter
 
 
 def _add_twins(graph: Any, quantized: Any) -> dict[int, int]:
