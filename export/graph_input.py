@@ -40,13 +40,25 @@ def read_graph(model: bytes) -> Any:
 
 
 def write_graph(graph: Any) -> bytes:
-    """Return a ``ModelT`` as a TFLite file, weights 16-byte aligned as the schema asks for."""
+    """Return a ``ModelT`` as a TFLite file, weights 16-byte aligned as the schema asks for, equal zero points written once.
+
+    Every channel of every layer has a zero point of eight bytes, and all of them are 0: a tenth of an INT8 MobileNetV2.
+    """
     import flatbuffers
 
+    class Sharing(flatbuffers.Builder):  # type: ignore[misc]
+        def CreateNumpyVector(self, x: npt.NDArray[Any]) -> int:  # noqa: N802 - the library's name
+            if x.dtype != np.int64:  # what zero points alone are
+                return int(super().CreateNumpyVector(x))
+            if x.tobytes() not in written:
+                written[x.tobytes()] = int(super().CreateNumpyVector(x))
+            return written[x.tobytes()]
+
+    written: dict[bytes, int] = {}
     originals = graph.buffers
     graph.buffers = [_aligned(buffer) for buffer in originals]
     try:
-        builder = flatbuffers.Builder(1024)
+        builder = Sharing(1024)
         builder.Finish(graph.Pack(builder), b"TFL3")
         return bytes(builder.Output())
     finally:

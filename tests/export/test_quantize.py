@@ -220,3 +220,21 @@ def test_weights_are_aligned_and_inside(full: bytes, pixels: np.ndarray) -> None
     starts = [buffer._tab.Vector(buffer._tab.Offset(4)) for buffer in held if buffer.DataLength()]
     assert starts and all(start % 16 == 0 for start in starts)
     assert write_graph(read_graph(model)) == model
+
+
+def test_equal_zero_points_are_written_once(full: bytes, pixels: np.ndarray) -> None:
+    """All zero points of an INT8 file are zeros; nothing else changes when they are shared."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = quantize(full, pixels, INT8, threads=1)
+    graph = read_graph(model)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(graph.Pack(builder), b"TFL3")
+    apart = bytes(builder.Output())
+    packed = schema.Model.GetRootAs(model, 0).Subgraphs(0)
+    stated = [packed.Tensors(i).Quantization() for i in range(packed.TensorsLength())]
+    several = [one for one in stated if one is not None and one.ZeroPointLength() > 1]
+    places = {one._tab.Vector(one._tab.Offset(10)) for one in several}
+    assert len(places) == len({one.ZeroPointLength() for one in several}) < len(several)
+    assert len(model) < len(apart) and _error(apart, model, pixels) == 0
