@@ -40,9 +40,10 @@ def read_graph(model: bytes) -> Any:
 
 
 def write_graph(graph: Any) -> bytes:
-    """Return a ``ModelT`` as a TFLite file, weights 16-byte aligned as the schema asks for, equal zero points written once.
+    """Return a ``ModelT`` as a TFLite file, weights 16-byte aligned as the schema asks for.
 
-    Every channel of every layer has a zero point of eight bytes, and all of them are 0: a tenth of an INT8 MobileNetV2.
+    Equal zero points are written once: every channel of every layer has one of eight bytes, and all of them are 0.
+    Apart they are a tenth of an INT8 MobileNetV2.
     """
     import flatbuffers
 
