@@ -452,10 +452,11 @@ def structure_row(step: str, full: Mapping[str, bytes], files: Mapping[str, byte
         files: and after it.
         recipe: how it was quantized.
     """
-    from .structure import check_structure, kept_convolutions
+    from .structure import all_convolutions, check_structure, kept_convolutions
 
     kept = kept_convolutions(full, recipe.keep)
-    right, wanted, fault = check_structure(files, recipe.target.activations, kept)
+    wanted = all_convolutions(full) - kept  # of the full model: none may have become something else
+    right, _, fault = check_structure(files, recipe.target.activations, kept)
     return Row(step, STRUCTURE, right, f"all {wanted}", right == wanted, fault)
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .graph_input import CENTRE, operator_code, read_graph
 from .graph_input import exact_levels as tflite_levels
-from .layer_names import module_path, onnx_layers, select, tflite_layers
+from .layer_names import Layer, module_path, onnx_layers, select, tflite_layers
 from .to_onnx import INPUT
 
 Fault = tuple[str, str]
@@ -26,19 +26,30 @@ ACTIVATIONS = {"int8": ("INT8",), "uint8, int8": ("INT8", "UINT8"), "int16": ("I
 """As a target states them -> types of the tensors between operators."""
 
 
+CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "Conv")
+"""Kinds of layers, in TFLite and ONNX."""
+
+
 def kept_convolutions(files: Mapping[str, bytes], keep: Sequence[str]) -> int:
     """Count the convolutions that names of layers stand for, in a full-precision model, TFLite or ONNX.
 
     Raises:
         UsageError: a name stands for no layer.
     """
-    if "model.tflite" in files:
-        layers = tflite_layers(read_graph(files["model.tflite"]))
-    else:
-        import onnx
+    return sum(layer.kind in CONVOLUTIONS for layer in select(_layers(files), keep))
 
-        layers = onnx_layers(onnx.load_from_string(files["model.onnx"]))
-    return sum(layer.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "Conv") for layer in select(layers, keep))
+
+def _layers(files: Mapping[str, bytes]) -> list[Layer]:
+    if "model.tflite" in files:
+        return tflite_layers(read_graph(files["model.tflite"]))
+    import onnx
+
+    return onnx_layers(onnx.load_from_string(files["model.onnx"]))
+
+
+def all_convolutions(files: Mapping[str, bytes]) -> int:
+    """Count the convolutions of a full-precision model, TFLite or ONNX."""
+    return sum(layer.kind in CONVOLUTIONS for layer in _layers(files))
 
 
 def check_structure(files: Mapping[str, bytes], activations: str, kept: int) -> tuple[int, int, str]:
@@ -147,8 +158,13 @@ def _openvino(files: dict[str, bytes]) -> Iterator[Fault]:
             last = weight.get_input_size() - 1
             scales = int(np.prod(list(weight.input_value(last).get_shape())))
             channels = int(op.output(0).get_partial_shape().get_max_shape()[1])
+            low, high = (given.input_value(bound).get_node().get_data().ravel() for bound in (3, 4))
             if scales != channels:
                 fault = f"{scales} scales for {channels} channels of weights"
+            elif low.size != 1 or high.size != 1:
+                fault = f"inputs with {low.size} scales"
+            elif low[0] and not np.isclose(127 * low[0], -128 * high[0]):  # uint8 from 0 on, or int8 around 0
+                fault = "inputs with a zero point"
         yield module_path(op.get_friendly_name().removesuffix("/WithoutBiases")), fault
 
 

@@ -163,6 +163,31 @@ def test_faults_of_an_onnx_file_are_named(quantized: bytes, fault: Callable[[Any
     assert (right, wanted) == (4, 5) and first.startswith(says)
 
 
+def test_zero_point_of_openvinos_inputs_is_named(quantized: bytes) -> None:
+    graph = onnx.load_from_string(quantized)
+    made_by = {name: node for node in graph.graph.node for name in node.output}
+    given = made_by[
+        next(node for node in graph.graph.node if "features.4" in node.name and node.op_type == "Conv").input[0]
+    ]
+    for tensor in graph.graph.initializer:
+        if tensor.name in (given.input[2], made_by[given.input[0]].input[2]):
+            tensor.CopyFrom(numpy_helper.from_array(np.array(3, np.uint8), tensor.name))
+    right, wanted, first = check_structure(to_openvino(graph.SerializeToString()), "uint8, int8", 0)
+    assert (right, wanted) == (4, 5) and first == "features.4: inputs with a zero point"
+
+
+def test_convolution_that_is_missing_is_no_convolution_that_is_right(full: bytes, quantized: bytes) -> None:
+    from export.parity import structure_row
+
+    recipe = parse_recipe("onnx-int8")
+    assert structure_row("step", {"model.onnx": full}, {"model.onnx": quantized}, recipe).passed
+    graph = onnx.load_from_string(quantized)
+    for node in graph.graph.node:
+        node.op_type = "FusedConv" if node.op_type == "Conv" else node.op_type
+    row = structure_row("step", {"model.onnx": full}, {"model.onnx": graph.SerializeToString()}, recipe)
+    assert (row.value, row.limit, row.passed) == (0, "all 5", False)
+
+
 def test_wrong_range_of_the_input_is_seen(quantized: bytes) -> None:
     graph = onnx.load_from_string(quantized)
     first = next(node for node in graph.graph.node if node.op_type == "QuantizeLinear")
