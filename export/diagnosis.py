@@ -104,7 +104,8 @@ class Diagnosis:
         """Lay it out for people."""
         parts = ["gates that failed:", *(f"  {line}" for line in self.failed)] if self.failed else ["all gates passed"]
         title = "worst layers, signal to quantization noise in dB (own: added by the layer itself; -: nothing lost):"
-        parts += ["", title, noise_table(self.layers[:SHOWN]), ""]
+        layers = [title, noise_table(self.layers[:SHOWN])] if self.layers else ["layers: none could be measured"]
+        parts += ["", *layers, ""]
         if not self.flips:
             parts.append("no picture changed its answer")
         for row in self.classes:
