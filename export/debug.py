@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .activations import Activations
 from .diagnosis import Diagnosis, diagnose
 from .layer_noise import LayerNoise, tflite_noise
 from .onnx_noise import onnx_noise
@@ -69,13 +70,16 @@ def _search(export: Export, layers: list[LayerNoise]) -> Suggestion:
     targets, groups = index.targets(chosen), [index.rows[i].group for i in chosen]
 
     pixels = source.calibration_pixels
-    model = export.full.get("model.tflite")
-    seen = observe(model, pixels) if model else None  # once for all tries: most of their time
+    watched: dict[bytes, Activations] = {}  # once for all tries: most of their time
 
     def requantize(tried: Recipe) -> Files:
-        if model:
-            return {"model.tflite": quantize(model, pixels, tried, seen=seen)}
-        return source.stages.quantize(export.full, pixels, tried)
+        full = export.full if tried.qat_epochs else source.full(tried).files
+        model = full.get("model.tflite")
+        if not model:
+            return source.stages.quantize(full, pixels, tried)
+        if model not in watched:
+            watched[model] = observe(model, pixels)
+        return {"model.tflite": quantize(model, pixels, tried, seen=watched[model])}
 
     def judge(files: Files) -> list[Row]:
         outputs = engine_outputs(files, source.io, source.pixels, chosen, recipe.target.engine)
@@ -84,7 +88,13 @@ def _search(export: Export, layers: list[LayerNoise]) -> Suggestion:
         found = compare(reference, outputs, targets, groups, labels)
         return compare_quantized(recipe.target.name, reference, outputs, found, targets, labels)
 
-    plain = parse_recipe(recipe.target.name)
+    if recipe.target.engine == "onnxruntime":  # fine-tuned, it cannot be quantized otherwise: what can be is looked at
+        recipe = recipe.choosing(qat="")
+    converter = {key: value for key, value in recipe.options.items() if key == "converter"}
+    plain = parse_recipe(recipe.target.name).choosing(**converter)
     wider = WIDER.get(recipe.target.name)
-    wide = parse_recipe(wider) if wider else None
-    return suggest(layers, requantize, judge, recipe, plain if plain != recipe else None, wide)
+    wide = parse_recipe(wider).choosing(**converter) if wider else None
+    found = suggest(layers, requantize, judge, recipe, plain if plain != recipe else None, wide)
+    if recipe != export.recipe and not found.attempts[0].failed:
+        return Suggestion((recipe.name,), found.attempts)
+    return found

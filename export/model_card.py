@@ -6,6 +6,8 @@ from typing import Any
 
 from edge_runtime.manifest import STANDARDISATION
 
+from .recipes import CALIBRATION_IMAGES, TARGETS, Recipe
+
 
 def model_card(stated: dict[str, Any]) -> str:
     """Return the card of a bundle.
@@ -151,8 +153,15 @@ def _quantization(quantization: dict[str, Any]) -> str:
 
 
 def _reproduce(stated: dict[str, Any]) -> str:
-    training, recipe = stated["training"], stated["quantization"]["recipe"]
-    tools = ", ".join(f"{name} {version}" for name, version in stated["quantization"].get("tools", {}).items())
+    training, quantization = stated["training"], stated["quantization"]
+    recipe = Recipe(TARGETS[quantization["target"]], quantization["options"]).name
+    calibration = quantization["calibration"] or {"images": CALIBRATION_IMAGES, "seed": 0}
+    drawn = ""
+    if calibration["images"] != CALIBRATION_IMAGES:
+        drawn += f" --calibration-images {calibration['images']}"
+    if calibration["seed"]:
+        drawn += f" --seed {calibration['seed']}"
+    tools = ", ".join(f"{name} {version}" for name, version in quantization["tools"].items())
     return (
         "## Reproduce\n\n"
         "```\n"
@@ -161,7 +170,7 @@ def _reproduce(stated: dict[str, Any]) -> str:
         f"python -m train fit INDEX --protocol {training['protocol']} --backbone {training['backbone']} "
         f"--seed {training['seed']} --out RUN\n"
         "python -m train evaluate RUN\n"
-        f"python -m export pack RUN --recipe {recipe} --out BUNDLE\n"
+        f"python -m export pack RUN --recipe {recipe}{drawn} --out BUNDLE\n"
         "python -m edge_runtime verify BUNDLE\n"
         "```\n\n"
         f"Run {training['run']}, weights `{training['weights_sha256'][:12]}`, data `{training['data_sha256'][:12]}`, "

@@ -23,6 +23,7 @@ import numpy as np
 from edge_runtime import __version__
 from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.errors import LeukoscopeError, OutputError
+from edge_runtime.files import make_folder, require_writable
 from edge_runtime.manifest import FORMAT, MANIFEST_NAME, VERSION
 from edge_runtime.preprocess import Preprocess, decode, prepare
 from train.index import NEAR_DUPLICATE_BITS
@@ -89,7 +90,6 @@ def write_bundle(export: Export, out: Path, allow_degraded: bool = False, force:
     check_out(out, force)
     files = assemble(export)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as error:
         raise OutputError(f"{out}: cannot be written", got=error.strerror) from None
@@ -108,11 +108,16 @@ def write_bundle(export: Export, out: Path, allow_degraded: bool = False, force:
 
 
 def check_out(out: Path, force: bool) -> None:
-    """Refuse to write over what is there; with `force`, over what is not a bundle.
+    """Refuse to write over what is there; with `force`, over what is not a bundle; and where nothing can be written.
 
     Raises:
         ExportError: something is in the way.
+        OutputError: the folder around it cannot be made or written to.
     """
+    if not out.name:  # what one stands in cannot be replaced
+        raise ExportError(f"{out}: has no name to write a bundle under", todo="give another --out")
+    make_folder(out.parent)
+    require_writable(out.parent)
     if not out.exists() and not out.is_symlink():
         return
     if not force:
@@ -169,7 +174,7 @@ def manifest(export: Export, golden: dict[str, Any]) -> dict[str, Any]:
     info, task = run.info, run.task
     protocol = info["metrics"]["protocol"]
     quantization: dict[str, Any] = {
-        "recipe": recipe.name,
+        "recipe": recipe.line,
         "target": recipe.target.name,
         "options": dict(recipe.options),
         "weights": recipe.target.weights,

@@ -8,6 +8,7 @@ name, then the options that are not as the target has them by default, ``tflite-
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,12 @@ from dataclasses import dataclass
 from edge_runtime.errors import UsageError
 
 CALIBRATION_IMAGES = 400
+
+LONGEST_LINE = 100
+"""Characters of a recipe's name that a manifest takes."""
+
+LONGEST_SLUG = 48
+"""Characters of a slug; with task and backbone before it, it still is a bundle's name."""
 
 
 @dataclass(frozen=True)
@@ -247,8 +254,17 @@ class Recipe:
 
     @property
     def slug(self) -> str:
-        """The name in lower-case letters, digits and hyphens."""
-        return re.sub(r"[^a-z0-9]+", "-", self.name.lower())
+        """The name in lower-case letters, digits and hyphens; cut and numbered where that is another's, too."""
+        plain = re.sub(r"[^a-z0-9]+", "-", self.name.lower())
+        if len(plain) <= LONGEST_SLUG and re.fullmatch("[a-z0-9:=,-]+", self.name):
+            return plain
+        number = hashlib.sha256(self.name.encode()).hexdigest()[:8]
+        return f"{plain[: LONGEST_SLUG - len(number) - 1].rstrip('-')}-{number}"
+
+    @property
+    def line(self) -> str:
+        """The name, or the slug where that is too long for a manifest; the options stand there whole in any case."""
+        return self.name if len(self.name) <= LONGEST_LINE else self.slug
 
     @property
     def keep(self) -> tuple[str, ...]:
@@ -265,7 +281,11 @@ class Recipe:
 
     def keeping(self, layers: Sequence[str]) -> Recipe:
         """Return the same recipe with these layers in float, and no others."""
-        return Recipe(self.target, {**self.options, "keep": "+".join(layers)})
+        return self.choosing(keep="+".join(layers))
+
+    def choosing(self, **options: str) -> Recipe:
+        """Return the same recipe with other values of some options."""
+        return Recipe(self.target, {**self.options, **options})
 
     @property
     def qat_epochs(self) -> int:
@@ -280,7 +300,7 @@ def parse_recipe(name: str) -> Recipe:
         name: ``TARGET`` or ``TARGET:OPTION=VALUE,...``.
 
     Raises:
-        UsageError: no such target, option or value.
+        UsageError: no such target, option or value, or an option that would do nothing beside another.
     """
     start, colon, rest = name.partition(":")
     if start not in TARGETS:
@@ -307,4 +327,8 @@ def parse_recipe(name: str) -> Recipe:
             raise UsageError(f"{start}: {key}", got=repr(value), expected=f"such as {option.example}")
         seen.add(key)
         options[key] = value
+    if target.engine == "onnxruntime" and options.get("qat"):  # what is tuned is the file that ships
+        idle = [key for key in ("rounding", "keep") if options[key] != OPTIONS[key].default]
+        if idle:
+            raise UsageError(f"{start}: qat goes without {idle[0]}", got=repr(name), expected="one of them")
     return Recipe(target, options)

@@ -98,7 +98,8 @@ def suggest(
         requantize: quantizes again; nearest rounding will do, and is faster than the recipe's own.
         judge: of a model.
         recipe: that failed.
-        plain: the target without the recipe's options, which is enough where it passes; None: it is that already.
+        plain: the target without the recipe's options (its converter stays), which is enough where it passes; None: it
+            is that already.
         wide: the same with activations of 16 bits; None: there is none.
         most: layers in float to try.
     """

@@ -18,7 +18,7 @@ from export.errors import ExportError
 from export.pack import render_golden, write_bundle
 from export.parity import GATES
 from export.pipeline import Export, Source, export_recipe, open_source
-from export.recipes import TARGETS, parse_recipe
+from export.recipes import TARGETS, Recipe, parse_recipe
 from export.to_tflite import CONVERTERS
 from train.run_folder import read_run
 
@@ -119,6 +119,49 @@ def test_failed_gate_says_where_it_loses(
     assert "not packed: fp32 -> tflite-int8" in error and not (tmp_path / "x").exists()
     assert main(["debug", str(rendered_run), "--recipe", "onnx-fp32"]) == 2
     assert "others have no quantized layers" in capsys.readouterr().err
+
+
+def test_many_layers_kept_in_float_are_recorded_whole(export: Export, tmp_path: Path) -> None:
+    """A manifest takes a hundred characters of a recipe's name, and as many of the bundle's."""
+    recipe = parse_recipe("tflite-int8:keep=" + "+".join(f"features.{i}.conv.2" for i in range(2, 18)))
+    packed = write_bundle(dataclasses.replace(export, recipe=recipe), tmp_path / "kept")
+    stated = packed.manifest.raw["quantization"]
+    assert stated["recipe"] == recipe.slug and stated["options"] == recipe.options
+    card = (tmp_path / "kept" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    images = len(export.source.calibration.numbers)
+    assert f"--recipe {recipe.name} --calibration-images {images} --out BUNDLE" in card
+
+
+@pytest.mark.parametrize(
+    ("failed", "tried", "plain", "wide"),
+    [
+        ("tflite-int8", "tflite-int8", None, "tflite-16x8"),
+        ("onnx-int8:qat=2", "onnx-int8", None, None),
+        (
+            "tflite-int8:converter=litert-torch,qat=2",
+            "tflite-int8:converter=litert-torch,qat=2",
+            "tflite-int8:converter=litert-torch",
+            "tflite-16x8:converter=litert-torch",
+        ),
+    ],
+)
+def test_what_is_suggested_is_a_recipe_that_was_tried(
+    export: Export, monkeypatch: pytest.MonkeyPatch, failed: str, tried: str, plain: str | None, wide: str | None
+) -> None:
+    """A fine-tuned ONNX file cannot be quantized otherwise, and another converter's file is another file."""
+    from export import debug
+    from export.suggestion import Attempt, Suggestion
+
+    asked: list[str | None] = []
+
+    def suggest(layers: object, requantize: object, judge: object, *recipes: Recipe | None) -> Suggestion:
+        asked.extend(recipe.name if recipe else None for recipe in recipes)
+        return Suggestion((), (Attempt(str(asked[0]), (), 1),), "as it is")
+
+    monkeypatch.setattr(debug, "suggest", suggest)
+    found = debug._search(dataclasses.replace(export, recipe=parse_recipe(failed)), [])
+    assert asked == [tried, plain, wide]
+    assert found.recipes == (() if tried == failed else (tried,))
 
 
 def test_failed_gate_refuses_unless_taken_degraded(

@@ -9,7 +9,7 @@ import pytest
 from edge_runtime.engines import ENGINES
 from edge_runtime.errors import UsageError
 from edge_runtime.manifest import MODEL_FILES
-from export.recipes import OPTIONS, TARGETS, parse_recipe
+from export.recipes import LONGEST_LINE, LONGEST_SLUG, OPTIONS, TARGETS, parse_recipe
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -30,6 +30,21 @@ def test_options_come_in_the_tables_order_whatever_the_users() -> None:
     assert recipe.keeping(["a.b", "c"]).name == "tflite-int8:rounding=nearest,keep=a.b+c,qat=2"
 
 
+def test_slugs_are_short_and_one_recipes_own() -> None:
+    assert (
+        parse_recipe("tflite-int8:rounding=nearest,keep=classifier").slug
+        == "tflite-int8-rounding-nearest-keep-classifier"
+    )
+    names = [
+        f"tflite-int8:keep={layers}" for layers in ("a.b", "a+b", "a/b", "a_b", "A+b", "+".join(["features.9"] * 99))
+    ]
+    recipes = [parse_recipe(name) for name in names]
+    assert len({recipe.slug for recipe in recipes}) == len(names)
+    for recipe in recipes:
+        assert re.fullmatch("[a-z0-9-]+", recipe.slug) and len(recipe.slug) <= LONGEST_SLUG
+        assert len(recipe.line) <= LONGEST_LINE and (recipe.line == recipe.name or len(recipe.name) > LONGEST_LINE)
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [
@@ -42,6 +57,8 @@ def test_options_come_in_the_tables_order_whatever_the_users() -> None:
         ("tflite-int8:rounding=up", "rounding: got 'up', expected compensated or nearest"),
         ("tflite-int8:qat=0", "qat: got '0', expected such as 2"),
         ("tflite-int8:keep=../x y", "keep: got"),
+        ("onnx-int8:keep=classifier,qat=2", "qat goes without keep"),
+        ("onnx-int8-trt:rounding=nearest,qat=2", "qat goes without rounding"),
     ],
 )
 def test_wrong_names_are_refused(name: str, says: str) -> None:
