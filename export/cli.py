@@ -7,13 +7,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import UsageError
 from edge_runtime.guard import Parser, guarded
 
 from . import diff, signing
 from .recipes import CALIBRATION_IMAGES, OPTIONS, TARGETS, Recipe, parse_recipe
+
+if TYPE_CHECKING:
+    from train.run_folder import Run
 
 EXAMPLES = """examples:
   python -m export targets
@@ -89,7 +92,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="make every target of a run and compare them",
         description="Make a bundle of every target, measure each on the test split through the engine that will run "
         "it, and write accuracy, size and latency side by side. Stopped, it goes on where it was.",
-        epilog=EXAMPLES,
+        epilog=EXAMPLES.replace(
+            "0 written; 1 a gate or a stage failed", "0 all made, gates or not; 1 one was not made"
+        ),
         formatter_class=raw,
         allow_abbrev=False,
     )
@@ -120,6 +125,15 @@ def _check_calibration(args: argparse.Namespace) -> None:
         raise UsageError("--calibration-images must be at least 1 and --seed at least 0")
 
 
+def _check_recipe(run: Run, recipe: Recipe) -> None:
+    from .pipeline import check_layers
+    from .to_tflite import installed_converter
+
+    if "converter" in recipe.options:
+        installed_converter(recipe.options["converter"])
+    check_layers(run, [recipe])
+
+
 def _pack(args: argparse.Namespace) -> None:
     from train.run_folder import read_run
 
@@ -129,9 +143,10 @@ def _pack(args: argparse.Namespace) -> None:
     from .pipeline import export_recipe, open_source
 
     _check_calibration(args)
-    recipe = parse_recipe(args.recipe)
+    recipe, run = parse_recipe(args.recipe), read_run(args.run_folder)
     check_out(args.out, args.force)  # before minutes of work
-    source = open_source(read_run(args.run_folder), args.index, args.calibration_images, args.seed)
+    _check_recipe(run, recipe)
+    source = open_source(run, args.index, args.calibration_images, args.seed)
     checkpoint = args.out.with_name(f".{args.out.name}.qat")
     export = export_recipe(source, recipe, args.allow_degraded, checkpoint)
     sizes = {name: len(content) for name, content in export.models.items()}
@@ -150,12 +165,12 @@ def _pack(args: argparse.Namespace) -> None:
                 f"--recipe {recipe.name}\n",
                 flush=True,
             )
+    bundle = None
     try:
         bundle = write_bundle(export, args.out, args.allow_degraded, args.force)
     finally:
         if args.json:
-            written = args.out.is_dir() and export.models and (export.passed or args.allow_degraded)
-            print(json.dumps(found | {"models": sizes, "bundle": str(args.out) if written else None}, indent=2))
+            print(json.dumps(found | {"models": sizes, "bundle": str(args.out) if bundle else None}, indent=2))
     if not args.json:
         mark = "" if export.passed else ", DEGRADED: a gate failed"
         print(f"{bundle.id}: {bundle.size_bytes / 1e6:.2f} MB -> {args.out}{mark}")
@@ -173,7 +188,9 @@ def _debug(args: argparse.Namespace) -> None:
         raise UsageError(
             "--recipe", got=recipe.name, expected="one that is calibrated: others have no quantized layers"
         )
-    source = open_source(read_run(args.run_folder), args.index, args.calibration_images, args.seed)
+    run = read_run(args.run_folder)
+    _check_recipe(run, recipe)
+    source = open_source(run, args.index, args.calibration_images, args.seed)
     found = debug(export_recipe(source, recipe, go_on=True), search=True)
     print(json.dumps(found.to_dict(), indent=2) if args.json else found.text())
 
@@ -181,9 +198,9 @@ def _debug(args: argparse.Namespace) -> None:
 def _targets(args: argparse.Namespace) -> None:
     from train.layout import columns
 
-    from .sweep_table import state_table
+    from .sweep_table import read_sweep, state_table
 
-    sweeps = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(SWEEPS.glob("*.json"))]
+    sweeps = [read_sweep(file) for file in sorted(SWEEPS.glob("*.json"))]
     if args.json:
         stated = [
             {"target": row.name, "title": row.title, "engine": row.engine, "runs_on": row.runs_on}
@@ -213,10 +230,10 @@ def _option_facts() -> list[dict[str, Any]]:
     ]
 
 
-def _sweep(args: argparse.Namespace) -> None:
+def _sweep(args: argparse.Namespace) -> int:
     from train.run_folder import read_run
 
-    from .sweep import Settings, sweep
+    from .sweep import NOT_MADE, Settings, sweep
     from .sweep_table import PICTURE, TABLE
 
     _check_calibration(args)
@@ -237,6 +254,7 @@ def _sweep(args: argparse.Namespace) -> None:
     else:
         print((args.out / TABLE).read_text(encoding="utf-8"), end="")
         print(f"-> {args.out / TABLE}, {args.out / PICTURE}")
+    return int(any(entry["state"] == NOT_MADE for entry in found["targets"]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,14 +11,13 @@ here: that is `pack`'s.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import UsageError
 from edge_runtime.manifest import IOSpec
 from train.evaluate import index_of, measure, network_outputs
 
@@ -241,6 +240,23 @@ class Export:
         return self.source.calibration if self.recipe.target.calibrated else None
 
 
+def check_layers(run: Run, recipes: Sequence[Recipe]) -> None:
+    """Refuse recipes that keep layers which a run's network does not have: in seconds, before anything is measured.
+
+    What a converter makes of operators without weights is not known before; their module is looked for.
+
+    Raises:
+        UsageError: a name stands for no layer.
+    """
+    if any(recipe.keep for recipe in recipes):
+        from .structure import kept_convolutions
+
+        files = {"model.onnx": to_onnx(run.network, run.input_px)}
+        for recipe in recipes:
+            lite = recipe.target.engine == "litert"
+            kept_convolutions(files, [name.partition("/")[0] if lite else name for name in recipe.keep])
+
+
 def open_source(
     run: Run,
     index_folder: Path | None = None,
@@ -347,10 +363,6 @@ def _tuned(source: Source, recipe: Recipe, checkpoint: Path | None) -> Tuned:
     from .qat import fine_tune
 
     signed = recipe.target.activations == "int8"
-    if recipe.keep and recipe.target.engine == "onnxruntime":
-        raise UsageError(
-            "a recipe cannot have both", got=f"keep and qat for {recipe.target.name}", expected="one of them"
-        )
     return fine_tune(
         source.run,
         source.index,

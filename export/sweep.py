@@ -4,7 +4,8 @@ What comes in is an evaluated run; what goes out is a folder with one bundle per
 not hidden), ``sweep.json``, and the same as a table and a picture (see ``sweep_table``). Everything but latency is in
 the bundles, measured through the engine that will run them on the whole test split; latency is measured at the end, for
 all of them and the network in PyTorch by turns in one process. A sweep that was stopped goes on: a bundle is there
-whole or not at all, and one that was made of the same weights, pictures, recipe and tools is not made again.
+whole or not at all, and one that was made of the same weights, pictures, recipe, tools and evaluation is not made
+again.
 """
 
 from __future__ import annotations
@@ -14,18 +15,22 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_runtime import __version__
 from edge_runtime.bundle import Bundle, open_bundle
-from edge_runtime.errors import BundleError, LeukoscopeError, UsageError
-from edge_runtime.files import make_folder, write_text
+from edge_runtime.errors import BundleError, LeukoscopeError, OutputError, UsageError
+from edge_runtime.files import write_text
+from train.evaluate import index_of
 
+from .calibration import choose_calibration
 from .interleave import interleave, latency, ratio
-from .pack import tool_versions, write_bundle
-from .pipeline import Source, export_recipe, open_source
+from .pack import check_out, tool_versions, write_bundle
+from .pipeline import Source, check_layers, export_recipe, open_source
 from .recipes import Recipe
 from .sweep_table import JSON, PICTURE, TABLE, pareto_picture, sweep_report
 
@@ -74,20 +79,23 @@ def sweep(
         What ``sweep.json`` holds.
 
     Raises:
-        UsageError: `out` is a bundle or a run, not a folder for a sweep.
-        OutputError: nothing can be written there.
-        ExportError: the run cannot be exported at all.
+        UsageError: `out` is a bundle or a run, not a folder for a sweep; or a recipe keeps a layer that is not there.
+        OutputError: nothing can be written there, or not any more.
+        ExportError: what is in the way of a bundle is none, or the run cannot be exported at all.
     """
     if (out / "manifest.json").exists() or (out / "run.json").exists():
         raise UsageError(f"{out}: is a bundle or a run", expected="a folder for a sweep", todo="give another --out")
-    make_folder(out)
+    check_layers(run, recipes)
+    for recipe in recipes:
+        check_out(out / recipe.slug, force=True)
+    drawn = cache(lambda: _drawn(run, settings))
     source: Source | None = None
     checkpoints = out / ".qat"
     entries: list[dict[str, Any]] = []
     bundles: dict[str, Bundle] = {}
     for recipe in recipes:
         folder = out / recipe.slug
-        bundle = None if settings.force else _kept(folder, run, recipe, settings)
+        bundle = None if settings.force else _kept(folder, run, recipe, drawn)
         how = "there already" if bundle else "made"
         error = ""
         if bundle is None:
@@ -101,6 +109,8 @@ def sweep(
                     allow_degraded=True,
                     force=True,
                 )
+            except OutputError:  # so would all others be
+                raise
             except LeukoscopeError as refused:
                 error = str(refused)
         if bundle is None:
@@ -134,31 +144,43 @@ def sweep(
     return found
 
 
-def _kept(folder: Path, run: Run, recipe: Recipe, settings: Settings) -> Bundle | None:
-    """Return the bundle in a folder if making it again would give the same one."""
+def _drawn(run: Run, settings: Settings) -> str:
+    """Return the hash of the calibration set that the settings ask for."""
+    return choose_calibration(index_of(run, settings.index_folder), run.protocol, settings.images, settings.seed).sha256
+
+
+def _kept(folder: Path, run: Run, recipe: Recipe, drawn: Callable[[], str]) -> Bundle | None:
+    """Return the bundle in a folder if it is whole and making it again would give the same one.
+
+    Args:
+        folder: where it would be.
+        run: of the sweep.
+        recipe: of the bundle.
+        drawn: gives the hash of the calibration set; asked only where there is a bundle that has one.
+    """
     try:
         bundle = open_bundle(folder.resolve())
+        for name in bundle.manifest.files:
+            bundle.read(name)
     except BundleError:
         return None
     stated = bundle.manifest.raw
-    quantization, training = stated["quantization"], stated["training"]
-    calibration = quantization["calibration"] or {}
+    quantization, training, info = stated["quantization"], stated["training"], run.info
     found = (
-        quantization["recipe"],
-        quantization.get("tools"),
-        training["weights_sha256"],
-        training["data_sha256"],
-        calibration.get("seed"),
+        *(quantization.get(key) for key in ("target", "options", "tools")),
+        *(training.get(key) for key in ("weights_sha256", "data_sha256", "code")),
+        *(stated.get(key) for key in ("temperature", "operating_points")),
+        (quantization["calibration"] or {}).get("sha256"),
     )
-    wanted = (
-        recipe.name,
-        tool_versions(recipe),
-        run.info["weights_sha256"],
-        run.info["data_sha256"],
-        settings.seed if recipe.target.calibrated else None,
+    wanted: tuple[object, ...] = (
+        *(recipe.target.name, dict(recipe.options), tool_versions(recipe)),
+        *(info["weights_sha256"], info["data_sha256"], __version__),
+        *(info.get("temperature"), info.get("operating_points")),
+        None,
     )
-    fewer = calibration.get("images", 0) if recipe.target.calibrated else 0
-    return bundle if found == wanted and fewer <= settings.images else None
+    if recipe.target.calibrated and found[:-1] == wanted[:-1]:
+        wanted = (*wanted[:-1], drawn())
+    return bundle if found == wanted else None
 
 
 def describe(recipe: Recipe, bundle: Bundle, run: Run) -> dict[str, Any]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train.layout import markdown
 
+from .errors import ExportError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+STATED = ("backbone", "task", "targets")
 
 JSON, TABLE, PICTURE = "sweep.json", "sweep.md", "sweep.png"
 
@@ -24,6 +30,24 @@ HEAD = (
     "p50, ms",
     "times faster than PyTorch",
 )
+
+
+def read_sweep(file: Path) -> dict[str, Any]:
+    """Read a ``sweep.json``.
+
+    Raises:
+        ExportError: it is not one, or damaged.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if [key for key in STATED if key not in found] or not all(
+            {"recipe", "state"} <= entry.keys() for entry in found["targets"]
+        ):
+            raise ValueError(f"without {', '.join(STATED)}")
+    except (ValueError, TypeError, AttributeError) as error:
+        todo = "make it again: python -m export sweep"
+        raise ExportError(f"{file}: not what a sweep found", got=str(error), todo=todo) from None
+    return dict(found)
 
 
 def sweep_report(found: dict[str, Any]) -> str:

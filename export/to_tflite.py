@@ -62,12 +62,22 @@ def to_tflite(network: nn.Module, onnx: bytes, input_px: int, converter: str = "
         UsageError: no such converter.
         ExportError: the converter is not installed, fails, or does not finish.
     """
-    if converter not in CONVERTERS:
-        raise UsageError("no such converter", got=converter, expected=f"one of {', '.join(CONVERTERS)}")
-    row = CONVERTERS[converter]
+    return installed_converter(converter).convert(network, onnx, input_px)
+
+
+def installed_converter(name: str) -> Converter:
+    """Return a row of `CONVERTERS`.
+
+    Raises:
+        UsageError: no such converter.
+        ExportError: it is not installed.
+    """
+    if name not in CONVERTERS:
+        raise UsageError("no such converter", got=name, expected=f"one of {', '.join(CONVERTERS)}")
+    row = CONVERTERS[name]
     if row.version() is None:
         raise ExportError(f"the converter {row.name} is not installed", todo=f"run: {row.install}")
-    return row.convert(network, onnx, input_px)
+    return row
 
 
 def onnx_to_tflite(onnx: bytes) -> bytes:

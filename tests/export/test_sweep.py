@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +16,12 @@ import pytest
 
 from edge_runtime.bundle import open_bundle
 from export.cli import main
-from export.recipes import TARGETS, parse_recipe
-from export.sweep import DEGRADED, NOT_MADE, PASSED, Settings, sweep
-from export.sweep_table import HEAD, pareto, state_table, sweep_report
+from export.errors import ExportError
+from export.recipes import TARGETS, Recipe, parse_recipe
+from export.sweep import DEGRADED, NOT_MADE, PASSED, Settings, _drawn, _kept, sweep
+from export.sweep_table import HEAD, pareto, read_sweep, state_table, sweep_report
 from export.to_tflite import CONVERTERS
-from train.run_folder import read_run
+from train.run_folder import Run, read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["onnx-fp32", "tflite-int8", "onnx-int8-trt", "openvino-int8"]
@@ -94,16 +96,27 @@ def test_made_again_in_another_process_it_is_the_same_bytes(
         assert _files(tmp_path / "again" / recipe.slug) == _files(killed / recipe.slug), recipe.name
 
 
-def test_other_settings_make_it_again(found: dict[str, object], killed: Path, rendered_run: Path) -> None:
-    from export.sweep import _kept
-
+def test_other_settings_make_it_again(
+    found: dict[str, object], killed: Path, rendered_run: Path, tmp_path: Path
+) -> None:
     run, recipe = read_run(rendered_run), parse_recipe("tflite-int8")
-    assert _kept(killed / "tflite-int8", run, recipe, SETTINGS) is not None
-    assert _kept(killed / "tflite-int8", run, parse_recipe("tflite-int8:rounding=nearest"), SETTINGS) is None
-    assert _kept(killed / "tflite-int8", run, recipe, dataclasses.replace(SETTINGS, seed=1)) is None
-    assert _kept(killed / "tflite-int8", run, recipe, dataclasses.replace(SETTINGS, images=12)) is None
-    other = dataclasses.replace(run, info=run.info | {"weights_sha256": "0" * 64})
-    assert _kept(killed / "tflite-int8", other, recipe, SETTINGS) is None
+
+    def kept(run: Run = run, recipe: Recipe = recipe, folder: Path = killed / "tflite-int8", **other: int) -> bool:
+        settings = dataclasses.replace(SETTINGS, **other)
+        return _kept(folder, run, recipe, lambda: _drawn(run, settings)) is not None
+
+    assert kept()
+    assert not kept(recipe=parse_recipe("tflite-int8:rounding=nearest"))
+    assert not kept(seed=1) and not kept(images=12)
+    assert not kept(images=36), "fewer pictures than were asked for and are there"
+    for key, value in (("weights_sha256", "0" * 64), ("temperature", 9.0), ("operating_points", [])):
+        assert not kept(dataclasses.replace(run, info=run.info | {key: value})), key
+    damaged = tmp_path / "damaged"
+    shutil.copytree(killed / "tflite-int8", damaged)
+    model = bytearray((damaged / "model.tflite").read_bytes())
+    model[len(model) // 2] ^= 1
+    (damaged / "model.tflite").write_bytes(model)
+    assert not kept(folder=damaged), "as large as it should be, and another file"
 
 
 def test_what_cannot_be_made_is_a_row_and_the_others_go_on(
@@ -114,6 +127,8 @@ def test_what_cannot_be_made_is_a_row_and_the_others_go_on(
     )
     recipes = [parse_recipe("tflite-fp32:converter=litert-torch"), parse_recipe("onnx-fp32")]
     result = sweep(read_run(rendered_run), recipes, killed, SETTINGS)
+    options = ["--out", str(killed), "--rounds", "2", "--calibration-images", "24", "--recipes", recipes[0].name]
+    assert main(["sweep", str(rendered_run), *options]) == 1, "and the exit status says so"
     missing, made = result["targets"]
     assert missing["state"] == NOT_MADE and "not installed" in missing["reason"] and made["state"] == PASSED
     report = sweep_report(result)
@@ -127,6 +142,44 @@ def test_sweep_into_something_else_is_refused(rendered_run: Path, capsys: pytest
     assert "is a bundle or a run" in capsys.readouterr().err
     assert main(["sweep", str(rendered_run), "--out", "x", "--recipes", "tflite-int4"]) == 2
     assert "no such target: got 'tflite-int4', expected tflite-int8" in capsys.readouterr().err
+
+
+def test_what_cannot_work_is_told_before_anything_is_measured(
+    rendered_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*_: object, **__: object) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr("export.pipeline.open_source", late)
+    monkeypatch.setattr("export.sweep.open_source", late)
+    lost = "tflite-int8:keep=classifer"
+    for arguments in (
+        ["sweep", str(rendered_run), "--out", str(tmp_path / "s"), "--recipes", "onnx-fp32", lost],
+        ["pack", str(rendered_run), "--out", str(tmp_path / "b"), "--recipe", lost],
+        ["debug", str(rendered_run), "--recipe", lost],
+    ):
+        assert main(arguments) == 2
+        assert "no such layer: got classifer, expected such as classifier" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    inside = str(tmp_path / "file" / "out")
+    assert main(["sweep", str(rendered_run), "--out", inside]) == 1
+    assert "cannot be made" in capsys.readouterr().err
+    (tmp_path / "full" / "onnx-fp32").mkdir(parents=True)
+    (tmp_path / "full" / "onnx-fp32" / "thesis.tex").write_text("years of work")
+    assert main(["sweep", str(rendered_run), "--out", str(tmp_path / "full")]) == 1
+    assert "is not a bundle and will not be replaced" in capsys.readouterr().err
+    assert main(["pack", str(rendered_run), "--out", inside, "--recipe", "tflite-int8"]) == 1
+    assert "cannot be made" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(["pack", str(rendered_run), "--out", ".", "--force", "--recipe", "tflite-int8"]) == 1
+    assert "has no name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "7", '{"backbone": "b", "task": "t", "targets": [{}]}', "\x00"])
+def test_damaged_result_of_a_sweep_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ExportError, match="not what a sweep found"):
+        read_sweep(tmp_path / "a.json")
 
 
 def _entry(recipe: str, f1: float, size: int, speedup: float) -> dict[str, object]:
