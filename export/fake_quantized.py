@@ -148,8 +148,8 @@ def quantizers() -> Iterator[Any]:
 def fold(network: SelfExplaining) -> SelfExplaining:
     """Return a copy, in eval mode, whose batch norms right behind a convolution are part of it; names stay.
 
-    A batch norm that follows something else (DenseNet's, behind a concatenation) stays as it is. The classifier gets a
-    bias, zero: rounding its weights shifts the class map, and something must take that back.
+    A batch norm that follows something else (DenseNet's, behind a concatenation) stays as it is. A convolution without
+    a bias gets one, zero: rounding weights shifts what comes out, and something must take that back.
     """
     from torch.fx import symbolic_trace
     from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -164,9 +164,9 @@ def fold(network: SelfExplaining) -> SelfExplaining:
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             folded.features.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
             folded.features.set_submodule(str(node.target), nn.Identity())
-    classifier = folded.classifier
-    folded.classifier = nn.Conv2d(classifier.in_channels, classifier.out_channels, kernel_size=1)
-    folded.classifier.load_state_dict({"weight": classifier.weight, "bias": torch.zeros(classifier.out_channels)})
+    for module in folded.modules():
+        if isinstance(module, nn.Conv2d) and module.bias is None:
+            module.bias = nn.Parameter(torch.zeros(module.out_channels))
     return folded.eval()
 
 
