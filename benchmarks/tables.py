@@ -12,6 +12,7 @@ from typing import Any
 
 from edge_runtime.bundle import default_bundles, open_bundle
 from edge_runtime.files import write_text
+from export.sweep_table import sweep_report
 from train.layout import markdown
 
 from . import explanation_tables, study
@@ -53,6 +54,12 @@ def accuracy_table() -> str:
 
 
 CONTROLS = ("colour, 1-NN", "colour, LDA", "background ring, 1-NN", "background ring, LDA")
+
+
+def sweeps_table() -> str:
+    """What `export sweep` found, backbone by backbone, and why a gate failed where one did."""
+    sweeps = [_read(file) for file in sorted((ROOT / "references" / "sweeps").glob("*.json"))]
+    return "\n\n".join(sweep_report(found) for found in sorted(sweeps, key=lambda found: found["task"]))
 
 
 def _points(task: str, protocol: str, reference: dict[str, Any], bundle: dict[str, Any]) -> list[list[str]]:
@@ -134,6 +141,7 @@ PAGES = {
     ROOT / "README.md": {"accuracy": accuracy_table, "parity": parity_table, "cost": cost_table},
     ROOT / "docs" / "study.md": study.TABLES,
     ROOT / "docs" / "explanations.md": explanation_tables.TABLES,
+    ROOT / "docs" / "targets.md": {"sweeps": sweeps_table},
 }
 """Page -> its tables."""
 

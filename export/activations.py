@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edge_runtime.preprocess import Pixels
 
-from .graph_input import CENTRE, operator_code, read_graph
+from .graph_input import CENTRE, open_whole, operator_code, read_graph
 
 Floats = npt.NDArray[np.float64]
 
@@ -85,8 +85,6 @@ def watch(model: bytes, pixels: Pixels, threads: int = 2) -> Activations:
         pixels: (N, H, W, 3) uint8.
         threads: for one picture.
     """
-    from ai_edge_litert.interpreter import Interpreter
-
     graph = read_graph(model)
     main = graph.subgraphs[0]
     operators = convolutions(graph)
@@ -94,8 +92,7 @@ def watch(model: bytes, pixels: Pixels, threads: int = 2) -> Activations:
     places = [int(place) for operator in main.operators for place in operator.outputs]
     inner = {int(place) for operator in main.operators[:end] for place in operator.outputs}
     extremes = {place: (np.inf, -np.inf) for place in places}
-    interpreter = Interpreter(model_content=model, num_threads=threads, experimental_preserve_all_tensors=True)
-    interpreter.allocate_tensors()
+    interpreter = open_whole(model, threads)
     entry = interpreter.get_input_details()[0]["index"]
     random = np.random.default_rng(0)
     drawn: dict[int, list[npt.NDArray[np.float32]]] = {place: [] for place in inner}

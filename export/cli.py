@@ -132,7 +132,8 @@ def _pack(args: argparse.Namespace) -> None:
     recipe = parse_recipe(args.recipe)
     check_out(args.out, args.force)  # before minutes of work
     source = open_source(read_run(args.run_folder), args.index, args.calibration_images, args.seed)
-    export = export_recipe(source, recipe, go_on=args.allow_degraded)
+    checkpoint = args.out.with_name(f".{args.out.name}.qat")
+    export = export_recipe(source, recipe, args.allow_degraded, checkpoint)
     sizes = {name: len(content) for name, content in export.models.items()}
     if not args.json:
         print(f"{export.name}: parity on the test split\n{format_table(export.rows)}")

@@ -14,6 +14,7 @@ from .diagnosis import Diagnosis, diagnose
 from .layer_noise import LayerNoise, tflite_noise
 from .onnx_noise import onnx_noise
 from .parity import Outputs, Row, compare, compare_quantized, engine_outputs, finite_row
+from .quantize import observe, quantize
 from .recipes import Recipe, parse_recipe
 from .suggestion import Suggestion, suggest
 
@@ -67,8 +68,14 @@ def _search(export: Export, layers: list[LayerNoise]) -> Suggestion:
     reference = Outputs(*network_outputs(source.run.network, source.pixels, chosen, progress="debug: torch"))
     targets, groups = index.targets(chosen), [index.rows[i].group for i in chosen]
 
+    pixels = source.calibration_pixels
+    model = export.full.get("model.tflite")
+    seen = observe(model, pixels) if model else None  # once for all tries: most of their time
+
     def requantize(tried: Recipe) -> Files:
-        return source.stages.quantize(export.full, source.calibration_pixels, tried)
+        if model:
+            return {"model.tflite": quantize(model, pixels, tried, seen=seen)}
+        return source.stages.quantize(export.full, pixels, tried)
 
     def judge(files: Files) -> list[Row]:
         outputs = engine_outputs(files, source.io, source.pixels, chosen, recipe.target.engine)
@@ -77,5 +84,7 @@ def _search(export: Export, layers: list[LayerNoise]) -> Suggestion:
         found = compare(reference, outputs, targets, groups, labels)
         return compare_quantized(recipe.target.name, reference, outputs, found, targets, labels)
 
+    plain = parse_recipe(recipe.target.name)
     wider = WIDER.get(recipe.target.name)
-    return suggest(layers, requantize, judge, recipe, parse_recipe(wider) if wider else None)
+    wide = parse_recipe(wider) if wider else None
+    return suggest(layers, requantize, judge, recipe, plain if plain != recipe else None, wide)

@@ -159,6 +159,19 @@ def put_on_pixels(model: bytes) -> bytes:
     return write_graph(without_leftovers(graph))
 
 
+def open_whole(model: bytes, threads: int = 1) -> Any:
+    """Return a LiteRT interpreter that keeps every tensor, not the outputs alone; ready to run."""
+    import warnings
+
+    from ai_edge_litert.interpreter import Interpreter
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "for debugging only", it says: that is what is done
+        interpreter = Interpreter(model_content=model, num_threads=threads, experimental_preserve_all_tensors=True)
+        interpreter.allocate_tensors()
+    return interpreter
+
+
 def exact_levels(model: bytes) -> int:
     """Count the grey levels 0..255 that a quantized graph turns into exactly (level - 128) / 128, by running it.
 
@@ -167,14 +180,7 @@ def exact_levels(model: bytes) -> int:
     Args:
         model: TFLite, uint8 pixels in.
     """
-    import warnings
-
-    from ai_edge_litert.interpreter import Interpreter
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "for debugging only", it says: that is what is done
-        interpreter = Interpreter(model_content=model, experimental_preserve_all_tensors=True)
-        interpreter.allocate_tensors()
+    interpreter = open_whole(model)
     graph = read_graph(model)
     (place,) = graph.subgraphs[0].inputs
     operator = _reader(graph.subgraphs[0], place)

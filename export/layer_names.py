@@ -62,7 +62,7 @@ def tflite_layers(graph: Any) -> list[Layer]:
         inputs = [tensors[place] for place in operator.inputs if place >= 0]
         constants = [_text(tensor) for tensor in inputs if graph.buffers[tensor.buffer].data is not None]
         if kind in with_weights and constants:
-            last = name = module_path(constants[0]) or _FILTER.sub("", constants[0])
+            last = name = module_path(constants[0]) or _FILTER.sub("", constants[0].partition(";")[0])
         else:
             module = next(filter(None, map(module_path, constants)), last)
             name = f"{module}/{kind.lower()}" if module else kind.lower()
@@ -92,10 +92,15 @@ def onnx_layers(model: Any) -> list[Layer]:
 def module_path(name: str) -> str:
     """Turn a converter's name of something in a module into the module's path in torch; "" for the network itself.
 
-    Each part of the name repeats the one before where torch nests: ``conv/conv.0/conv.0.0`` is ``conv.0.0``.
+    ONNX ends in the operator, and so does what onnx2tf makes of it (behind ``wa/``); litert-torch has the module alone,
+    numbered. Each part of an ONNX name repeats the one before where torch nests: ``conv/conv.0/conv.0.0`` is
+    ``conv.0.0``.
     """
+    parts = name.partition(";")[0].removeprefix("wa/").strip("/").split("/")
+    if len(parts) == 1 or name.startswith(("/", "wa/")):
+        parts.pop()
     path: list[str] = []
-    for part in name.removeprefix("wa/").strip("/").split("/")[:-1]:
+    for part in parts:
         if path and part.startswith(f"{path[-1]}."):
             path.pop()
         path.append(part)

@@ -26,8 +26,9 @@ import numpy.typing as npt
 
 from edge_runtime.preprocess import Pixels
 
-from .graph_input import CENTRE, quantization, read_graph, take_off_normalisation, write_graph
+from .graph_input import CENTRE, open_whole, quantization, read_graph, take_off_normalisation, write_graph
 from .layer_names import Layer, tflite_layers
+from .max_pooling import pad_with_values
 
 Floats = npt.NDArray[np.float64]
 Rounding = tuple[float, float, int, int]
@@ -35,7 +36,8 @@ Rounding = tuple[float, float, int, int]
 
 LIMITS = {"INT8": (-128, 127), "UINT8": (0, 255), "INT16": (-32768, 32767)}
 MOVES = (
-    *("RESHAPE", "PAD", "PADV2", "TRANSPOSE", "CONCATENATION", "MAX_POOL_2D", "SLICE", "STRIDED_SLICE", "SPLIT"),
+    *("RESHAPE", "PAD", "PADV2", "MIRROR_PAD", "TRANSPOSE", "CONCATENATION", "MAX_POOL_2D"),
+    *("SLICE", "STRIDED_SLICE", "SPLIT"),
     *("Reshape", "Pad", "Transpose", "Concat", "MaxPool", "Slice", "Split", "Squeeze", "Flatten"),
 )
 """Kinds that only move values, in TFLite and ONNX: between tensors of one scale they add nothing."""
@@ -152,11 +154,11 @@ def tflite_noise(model: bytes, quantized: bytes, pixels: Pixels, threads: int = 
     """
     from tqdm import tqdm
 
-    graph, after = read_graph(take_off_normalisation(model)), read_graph(quantized)
+    graph, after = read_graph(pad_with_values(take_off_normalisation(model))), read_graph(quantized)
     layers = tflite_layers(graph)
     count = len(graph.subgraphs[0].operators)
     copies = _add_twins(graph, after)
-    exact, found = _open(write_graph(graph), threads), _open(quantized, threads)
+    exact, found = open_whole(write_graph(graph), threads), open_whole(quantized, threads)
     forms = _forms(after)
     entries = [side.get_input_details()[0]["index"] for side in (exact, found)]
     tallies = [Tally() for _ in layers]
@@ -177,18 +179,6 @@ def tflite_noise(model: bytes, quantized: bytes, pixels: Pixels, threads: int = 
                 tallies[number].add(exact.get_tensor(int(place)), seen, twin, roundings[number])
     measured = zip(tallies, layers, readers_of(layers), strict=True)
     return worst_first([tally.result(layer, readers) for tally, layer, readers in measured if tally.signal > 0])
-
-
-def _open(model: bytes, threads: int) -> Any:
-    import warnings
-
-    from ai_edge_litert.interpreter import Interpreter
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "for debugging only", it says: that is what is done
-        interpreter = Interpreter(model_content=model, num_threads=threads, experimental_preserve_all_tensors=True)
-        interpreter.allocate_tensors()
-    return interpreter
 
 
 def _add_twins(graph: Any, quantized: Any) -> dict[int, int]:

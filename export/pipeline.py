@@ -10,6 +10,7 @@ here: that is `pack`'s.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.errors import UsageError
 from edge_runtime.manifest import IOSpec
 from train.evaluate import index_of, measure, network_outputs
 
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from train.index import Index
     from train.network import SelfExplaining
     from train.run_folder import Run
+
+    from .qat import Tuned
 
 Files = Mapping[str, bytes]
 
@@ -167,9 +171,10 @@ class Source:
         # OpenVINO's INT8 form is the ONNX one, converted
         return self.openvino() if recipe.target.engine == "openvino" and recipe.target.exact else self.onnx()
 
-    def tuned(self, epochs: int) -> Source:
-        """Return the source of the network after `epochs` of fine-tuning under fake quantization."""
-        raise NotImplementedError(epochs)
+    def of(self, network: SelfExplaining) -> Source:
+        """Return the source of another network that answers the same question."""
+        reference = Outputs(*network_outputs(network, self.pixels, list(self.test), progress="parity: torch"))
+        return dataclasses.replace(self, network=network, reference=reference, _made={})
 
     def _once(self, key: str, make: Callable[[], Full]) -> Full:
         if key not in self._made:
@@ -283,13 +288,14 @@ def open_source(
     return Source(run, index, pixels, tuple(test), run.network, io, reference, rows, chosen, stages)
 
 
-def export_recipe(source: Source, recipe: Recipe, go_on: bool = False) -> Export:
+def export_recipe(source: Source, recipe: Recipe, go_on: bool = False, checkpoint: Path | None = None) -> Export:
     """Make the files of a recipe and measure them.
 
     Args:
         source: of `open_source`.
         recipe: of `recipes.parse_recipe`.
         go_on: quantize even where a gate on full precision failed; else the ladder ends there.
+        checkpoint: folder for what a fine-tuning that is killed goes on from; None: it starts anew.
 
     Returns:
         All that a bundle is made of. Where a full-precision model gives outputs that are not finite, or is not the same
@@ -299,7 +305,9 @@ def export_recipe(source: Source, recipe: Recipe, go_on: bool = False) -> Export
         ExportError: a converter or quantizer is not installed or fails.
         UsageError: the recipe keeps a layer that is not there.
     """
-    before = source.tuned(recipe.qat_epochs) if recipe.qat_epochs else source
+    tuned = _tuned(source, recipe, checkpoint) if recipe.qat_epochs else None
+    # TFLite starts from what the fine-tuned network is in float; its ONNX form comes out of the fine-tuning quantized
+    before = source.of(tuned.network) if tuned and recipe.target.engine == "litert" else source
     full = before.full(recipe)
     rows = [*source.rows, *full.rows]
 
@@ -318,7 +326,10 @@ def export_recipe(source: Source, recipe: Recipe, go_on: bool = False) -> Export
         return finished(dict(full.files), full.outputs)
     if recipe.target.calibrated:
         rows.append(calibration_row(source.calibration))
-    models = source.stages.quantize(full.files, before.calibration_pixels, recipe)
+    if tuned and recipe.target.engine == "onnxruntime":
+        models = {"model.onnx": tuned.onnx}
+    else:
+        models = source.stages.quantize(full.files, source.calibration_pixels, recipe)
     outputs = engine_outputs(models, source.io, source.pixels, source.test, recipe.target.engine)
     step = f"fp32 -> {recipe.target.name}"
     rows.append(finite_row(step, outputs))
@@ -329,6 +340,27 @@ def export_recipe(source: Source, recipe: Recipe, go_on: bool = False) -> Export
     found = source.compare(outputs)
     rows += compare_quantized(step, source.reference, outputs, found, source.targets, source.run.task.labels)
     return finished(models, outputs, found)
+
+
+def _tuned(source: Source, recipe: Recipe, checkpoint: Path | None) -> Tuned:
+    """Fine-tune the network under fake quantization."""
+    from .qat import fine_tune
+
+    signed = recipe.target.activations == "int8"
+    if recipe.keep and recipe.target.engine == "onnxruntime":
+        raise UsageError(
+            "a recipe cannot have both", got=f"keep and qat for {recipe.target.name}", expected="one of them"
+        )
+    return fine_tune(
+        source.run,
+        source.index,
+        source.pixels,
+        source.calibration_pixels,
+        recipe.qat_epochs,
+        source.calibration.seed,
+        signed,
+        checkpoint,
+    )
 
 
 def _same_as_evaluated(run: Run, reference: Outputs, targets: npt.NDArray[np.int64]) -> None:

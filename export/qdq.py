@@ -16,21 +16,18 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from edge_runtime.preprocess import Pixels
 
-from .errors import ExportError
+from .fake_quantized import quantizers
 from .graph_input import CENTRE
 from .onnx_rounding import round_onnx
 from .selective import ignored_nodes
 from .to_onnx import INPUT
-
-INSTALL = 'pip install "leukoscope[export]"'
 
 
 def quantize_onnx(
@@ -56,8 +53,8 @@ def quantize_onnx(
 
     original = onnx.load_from_string(model)
     kept = ignored_nodes(model, keep)
-    with _errors():
-        quantized = _quantize(onnx.load_from_string(model), pixels, rounding == "nearest", kept)
+    with quantizers() as nncf:
+        quantized = _quantize(nncf, onnx.load_from_string(model), pixels, rounding == "nearest", kept)
         _exact_input(quantized)
         if signed:
             make_signed(quantized)
@@ -69,8 +66,7 @@ def quantize_onnx(
     return content
 
 
-def _quantize(graph: Any, pixels: Pixels, correct_bias: bool, kept: Sequence[str]) -> Any:
-    import nncf
+def _quantize(nncf: Any, graph: Any, pixels: Pixels, correct_bias: bool, kept: Sequence[str]) -> Any:
     from nncf.quantization import advanced_parameters as advanced
 
     kinds = [node.op_type for node in graph.graph.node]
@@ -78,8 +74,8 @@ def _quantize(graph: Any, pixels: Pixels, correct_bias: bool, kept: Sequence[str
     exact = names[: kinds.index("Conv")] + [
         name for name, kind in zip(names, kinds, strict=True) if kind == "ReduceMean"
     ]
-    nncf.set_log_level(logging.ERROR)
-    with _quiet():
+    # its progress bars are printed whatever its log level is
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return nncf.quantize(
             graph,
             nncf.Dataset([picture[None] for picture in pixels], lambda picture: {INPUT: picture}),
@@ -140,26 +136,3 @@ def _without_unused(graph: Any) -> None:
     kept = [tensor for tensor in graph.graph.initializer if tensor.name in read]
     del graph.graph.initializer[:]
     graph.graph.initializer.extend(kept)
-
-
-@contextlib.contextmanager
-def _errors() -> Iterator[None]:
-    """Make one line of what goes wrong inside NNCF."""
-    from edge_runtime.errors import LeukoscopeError
-
-    try:
-        yield
-    except LeukoscopeError:
-        raise
-    except ImportError as error:
-        raise ExportError("NNCF is not installed", got=str(error), todo=INSTALL) from None
-    except Exception as error:  # noqa: BLE001 - NNCF raises anything
-        got = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-        raise ExportError("the graph cannot be quantized", got=got) from None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep NNCF's progress bars off the terminal; they are printed whatever the log level is."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield

@@ -26,8 +26,9 @@ DAMPING = 0.01
 """Added to the covariance's diagonal, as a share of its mean: inputs that never vary would leave it without inverse."""
 
 
-BLOCK = 128
-"""Weights that are rounded before their errors reach the others: many small products become a large one."""
+BLOCK = 1280
+"""Weights that are rounded before their errors reach those beyond: many small products become a large one. Only 3 x 3
+convolutions of wide layers have more of them."""
 
 
 def round_weights(quantized: bytes, original: bytes, inputs: Sequence[Inputs]) -> bytes:

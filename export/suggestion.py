@@ -19,6 +19,10 @@ from .layer_noise import LayerNoise, worst_first
 from .parity import Row
 from .recipes import Recipe
 
+HEAD = "classifier"
+"""The module behind the features. It is kept whole: with its mean alone in float, the class map would be an int8 output
+and, dequantized, an input, which LiteRT 2.3 does not run."""
+
 MOST = 16
 """Layers in float worth trying, readers not counted: with more of them, full precision is the better recipe."""
 
@@ -83,6 +87,7 @@ def suggest(
     requantize: Requantize,
     judge: Judge,
     recipe: Recipe,
+    plain: Recipe | None = None,
     wide: Recipe | None = None,
     most: int = MOST,
 ) -> Suggestion:
@@ -93,6 +98,7 @@ def suggest(
         requantize: quantizes again; nearest rounding will do, and is faster than the recipe's own.
         judge: of a model.
         recipe: that failed.
+        plain: the target without the recipe's options, which is enough where it passes; None: it is that already.
         wide: the same with activations of 16 bits; None: there is none.
         most: layers in float to try.
     """
@@ -101,7 +107,12 @@ def suggest(
     lossy = [layer for layer in worst_first(layers) if layer.own_db < float("inf")]
     most = min(most, len(lossy))
     attempts: dict[str, Attempt] = {}
-    bar = tqdm(total=2 + (wide is not None) + most.bit_length(), desc="suggestion", leave=False, disable=None)
+    bar = tqdm(
+        total=2 + (plain is not None) + (wide is not None) + most.bit_length(),
+        desc="suggestion",
+        leave=False,
+        disable=None,
+    )
 
     def passes(tried: Recipe) -> bool:
         model = requantize(tried)
@@ -116,6 +127,8 @@ def suggest(
     with bar:
         if passes(recipe):
             return Suggestion((), tuple(attempts.values()), "the gates pass on these pictures as it is")
+        if plain is not None and passes(plain):
+            return Suggestion((plain.name,), tuple(attempts.values()))
         found: list[str] = []
         low, high = 0, most  # `low` layers are too few
         if most and passes(kept(most)):
@@ -131,7 +144,8 @@ def suggest(
 
 def together(layer: LayerNoise) -> tuple[str, ...]:
     """Return what must stay in float for a layer's own loss to go: its readers, too, where it is the output's."""
-    return (layer.name, *(layer.readers if layer.output_db < layer.weights_db else ()))
+    names = (layer.name, *(layer.readers if layer.output_db < layer.weights_db else ()))
+    return tuple(HEAD if name.startswith(f"{HEAD}/") else name for name in names)
 
 
 def shortest(names: Sequence[str]) -> tuple[str, ...]:

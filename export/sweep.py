@@ -9,6 +9,7 @@ whole or not at all, and one that was made of the same weights, pictures, recipe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from .interleave import interleave, latency, ratio
 from .pack import tool_versions, write_bundle
 from .pipeline import Source, export_recipe, open_source
 from .recipes import Recipe
-from .sweep_table import JSON, PICTURE, TABLE, pareto_picture, sweep_table
+from .sweep_table import JSON, PICTURE, TABLE, pareto_picture, sweep_report
 
 if TYPE_CHECKING:
     from train.run_folder import Run
@@ -81,6 +82,7 @@ def sweep(
         raise UsageError(f"{out}: is a bundle or a run", expected="a folder for a sweep", todo="give another --out")
     make_folder(out)
     source: Source | None = None
+    checkpoints = out / ".qat"
     entries: list[dict[str, Any]] = []
     bundles: dict[str, Bundle] = {}
     for recipe in recipes:
@@ -94,7 +96,10 @@ def sweep(
                 shutil.rmtree(leftover, ignore_errors=True)
             try:
                 bundle = write_bundle(
-                    export_recipe(source, recipe, go_on=True), folder, allow_degraded=True, force=True
+                    export_recipe(source, recipe, go_on=True, checkpoint=checkpoints / recipe.slug),
+                    folder,
+                    allow_degraded=True,
+                    force=True,
                 )
             except LeukoscopeError as refused:
                 error = str(refused)
@@ -105,6 +110,8 @@ def sweep(
         bundles[recipe.name] = bundle
         entries.append(describe(recipe, bundle, run))
         say(f"{recipe.name}: {how}, {entries[-1]['state']}")
+    with contextlib.suppress(OSError):
+        checkpoints.rmdir()
     times = measure_latency(run, bundles, recipes, settings.threads, settings.rounds)
     found = {
         "run": run.folder.resolve().name,
@@ -120,7 +127,7 @@ def sweep(
         "targets": [entry | times.get(entry["recipe"], {}) for entry in entries],
     }
     write_text(out / JSON, json.dumps(found, indent=1) + "\n")
-    write_text(out / TABLE, sweep_table([found]) + "\n")
+    write_text(out / TABLE, sweep_report(found) + "\n")
     from train.plots import write_png
 
     write_png(pareto_picture(found), out / PICTURE)

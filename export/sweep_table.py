@@ -13,57 +13,62 @@ if TYPE_CHECKING:
 JSON, TABLE, PICTURE = "sweep.json", "sweep.md", "sweep.png"
 
 HEAD = (
-    "backbone",
     "target",
-    "state",
+    "gates",
     "MB",
-    "of fp32 weights",
+    "of fp32",
     "macro-F1",
     "difference, pp",
     "top-1 agreement",
     "heatmap Spearman",
+    "p50, ms",
     "times faster than PyTorch",
 )
 
 
-def sweep_table(sweeps: Sequence[dict[str, Any]]) -> str:
-    """Lay sweeps out as a Markdown table.
+def sweep_report(found: dict[str, Any]) -> str:
+    """Lay a sweep out in Markdown: a heading, a table, and below it why what failed has failed.
 
     Args:
-        sweeps: contents of ``sweep.json``.
+        found: content of ``sweep.json``.
     """
-    rows: list[Sequence[str]] = []
-    for found in sweeps:
-        name = f"{found['backbone']}, {found['input_px']} px"
-        torch = [name, "PyTorch fp32", "reference", f"{found['weights_bytes'] / 1e6:.2f}", "1.00"]
-        rows.append(
-            [
-                *torch,
-                _interval(found["macro_f1"]),
-                "",
-                "",
-                "",
-                f"1 (p50 {found['latency']['latency_ms']['p50']:.2f} ms)",
-            ]
-        )
-        rows += [[name, *_cells(entry)] for entry in found["targets"]]
-    return markdown(HEAD, rows)
+    timed = found["latency"]
+    reference = (
+        "PyTorch fp32",
+        "",
+        f"{found['weights_bytes'] / 1e6:.2f}",
+        "1.00",
+        _interval(found["macro_f1"]),
+        *[""] * 3,
+        f"{timed['latency_ms']['p50']:.2f}",
+        "1",
+    )
+    rows = [reference, *(_cells(entry) for entry in found["targets"])]
+    title = (
+        f"**{found['backbone']}, {found['task']}, {found['input_px']} px**: {found['test_pictures']} test pictures, "
+    )
+    title += f"{found['protocol']}; latency of one picture, {timed['threads']} thread(s), all by turns in one process."
+    reasons = [
+        f"- `{entry['recipe']}`, {entry['state']}: {entry['reason']}" for entry in found["targets"] if entry["reason"]
+    ]
+    return "\n\n".join(part for part in (title, markdown(HEAD, rows), "\n".join(reasons)) if part)
 
 
 def _cells(entry: dict[str, Any]) -> list[str]:
-    state = entry["state"] + (f": {entry['reason']}" if entry["reason"] else "")
+    name = f"`{entry['recipe']}`"
     if "model_bytes" not in entry:
-        return [entry["recipe"], state, *[""] * (len(HEAD) - 3)]
+        return [name, entry["state"], *[""] * (len(HEAD) - 2)]
     change = entry["macro_f1_difference_pp"]
     return [
-        entry["recipe"],
-        state,
+        name,
+        entry["state"],
         f"{entry['model_bytes'] / 1e6:.2f}",
         f"{entry['size_ratio']:.2f}",
         _interval(entry["macro_f1"]),
         f"{change['value'] + 0.0:+.2f} [{change['low'] + 0.0:+.2f}, {change['high'] + 0.0:+.2f}]",
         f"{entry['top1_agreement']['value']:.4f}",
         f"{entry['heatmap_spearman_median']:.4f}",
+        f"{entry['latency_ms']['p50']:.2f}",
         f"{entry['speedup']['value']:.2f} [{entry['speedup']['low']:.2f}, {entry['speedup']['high']:.2f}]",
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,9 +128,9 @@ def test_the_bytes_that_were_checked_are_the_bytes_that_are_used(bundle_folder: 
     whole = (bundle_folder / "model.tflite").read_bytes()
     seen: list[bytes] = []
 
-    def load(model: bytes, threads: int) -> None:
+    def load(files: Mapping[str, bytes], threads: int) -> None:
         (bundle_folder / "model.tflite").write_bytes(b"evil")
-        seen.append(model)
+        seen.append(files["model.tflite"])
         raise RuntimeError("enough")
 
     monkeypatch.setitem(engines.ENGINES, "litert", replace(engines.ENGINES["litert"], load=load))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundle_maker import TINY_IO, replace_file, smear, spoil, tiny, tiny_bundle
+from bundle_maker import TINY_IO, make_bundle, replace_file, smear, spoil, tiny, tiny_bundle, tiny_openvino
 
 from edge_runtime.classifier import Classifier
 from edge_runtime.engines import open_engine
@@ -50,6 +51,32 @@ def changed(change: Callable[[Any], object]) -> bytes:
 )
 def test_a_model_that_is_not_what_the_manifest_says_is_refused(kind: str, field: str, value: Any, says: str) -> None:
     assert says in refusal(BundleError, tiny(kind), replace(TINY_IO, **{field: value}))
+
+
+def test_openvinos_files_are_both_checked_and_needed(tmp_path: Path) -> None:
+    files = tiny_openvino()
+    folder = make_bundle(tmp_path / "ir", files, TINY_IO)
+    assert Classifier.open(folder).engine.name == "openvino"
+    for name in files:
+        damaged = tmp_path / f"damaged-{name}"
+        shutil.copytree(folder, damaged)
+        content = bytearray(files[name])
+        content[len(content) // 2] ^= 1
+        (damaged / name).write_bytes(content)
+        with pytest.raises(BundleError, match=rf"{name}: altered or damaged"):
+            Classifier.open(damaged)
+    spoil(folder, lambda stated: stated["files"].pop("model.bin"))
+    with pytest.raises(BundleError, match=r"a model without model\.bin"):
+        Classifier.open(folder)
+
+
+@pytest.mark.parametrize("xml", [b"", b"<net", b"<?xml version='1.0'?><net name='x' version='11'/>", b"\xff\xfe\x00"])
+def test_an_ir_that_is_none_is_one_line(xml: bytes) -> None:
+    files = tiny_openvino() | {"model.xml": xml}
+    assert refusal(LeukoscopeError, files).startswith("model.xml: ")
+    cut_off = tiny_openvino()
+    cut_off["model.bin"] = cut_off["model.bin"][:16]
+    assert "OpenVINO cannot load it" in refusal(EngineError, cut_off)
 
 
 def test_the_bundle_is_named_when_its_model_does_not_fit(bundle_folder: Path) -> None:
@@ -160,7 +187,7 @@ _DAMAGE = """
 import sys
 import numpy as np
 sys.path.insert(0, sys.argv[1])
-from bundle_maker import TINY_IO, smear, tiny
+from bundle_maker import TINY_IO, make_bundle, smear, tiny
 from edge_runtime.engines import open_engine
 from edge_runtime.errors import LeukoscopeError
 whole, rng, refused = tiny("int8"), np.random.default_rng(int(sys.argv[2])), 0

@@ -123,7 +123,7 @@ def make_bundle(
 
     Args:
         folder: to make.
-        models: "model.tflite" and/or "model.onnx" -> bytes.
+        models: files of one model or several, of `edge_runtime.manifest.MODEL_FILES` -> bytes.
         io_spec: what the models look like.
         labels: as many as the models have logits.
         cases: golden pictures to make.
@@ -135,7 +135,7 @@ def make_bundle(
     from edge_runtime.golden import expected
 
     files = dict(models)
-    engine = open_engine(None, next(iter(models.values())), io_spec)
+    engine = open_engine(None, models, io_spec)
     for case in range(cases):
         picture = encoded(Image.fromarray(smear(seed=case)))
         pixels = prepare(decode(picture), Preprocess(io_spec.input_px))
@@ -227,6 +227,16 @@ def sign(folder: Path, seed: int = 1, serial: Any = 5, **claims: Any) -> Path:
 
 TINY_IO = IOSpec("pixels", 32, "logits", "class_map", 4, 4, 4.0, 8.0, len(LABELS))
 """What the committed tiny models look like; see fixtures/make_tiny.py."""
+
+
+def tiny_openvino() -> dict[str, bytes]:
+    """Return the tiny model as OpenVINO's IR, by name of file; the test is skipped where OpenVINO is not installed."""
+    import pytest
+
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    from export.to_openvino import to_openvino
+
+    return to_openvino(tiny("onnx"))
 
 
 def tiny(name: str) -> bytes:

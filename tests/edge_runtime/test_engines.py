@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundle_maker import TINY_IO, smear, tiny, tiny_bundle
+from bundle_maker import TINY_IO, smear, tiny, tiny_bundle, tiny_openvino
 
 from edge_runtime import cli, engines, graphs
 from edge_runtime.bundle import open_bundle
@@ -43,6 +43,18 @@ def test_litert_and_onnxruntime_agree(float32: Engine) -> None:
         (logits, class_map), (logits_2, class_map_2) = (e.run(smear(32, seed)) for e in (float32, other))
         assert np.abs(logits - logits_2).max() < 1e-5 and np.abs(class_map - class_map_2).max() < 1e-5
         assert logits.shape == (5,) and class_map.shape == (4, 4, 5) and logits.dtype == class_map.dtype == np.float32
+
+
+def test_openvino_agrees_too_and_calculates_in_float32(float32: Engine) -> None:
+    other = open_engine(None, tiny_openvino(), TINY_IO, threads=1)
+    assert other.name == "openvino" and other.output_steps == (None, None)
+    for seed in range(5):
+        for mine, its in zip(float32.run(smear(32, seed)), other.run(smear(32, seed)), strict=True):
+            assert np.abs(mine - its).max() < 1e-5  # bfloat16, its own choice, would be a thousand times that
+    kept = other.run(PIXELS)[0]
+    before = kept.copy()
+    other.run(smear(32, 9))
+    assert np.array_equal(kept, before), "an answer is not a view of what comes next"
 
 
 def test_the_logits_are_the_mean_of_the_class_map(float32: Engine) -> None:

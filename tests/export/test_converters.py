@@ -8,6 +8,7 @@ before one, a batch normalisation with no convolution in front, and concatenatio
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from edge_runtime.manifest import IOSpec
 from export.converter_process import run_converter
 from export.errors import ExportError
 from export.graph_input import exact_levels, operator_code, read_graph, take_off_normalisation
+from export.layer_noise import tflite_noise
 from export.max_pooling import pad_with_values
 from export.quantize import quantize
 from export.recipes import parse_recipe
@@ -165,6 +167,16 @@ def test_it_can_be_quantized(full: bytes, pixels: np.ndarray) -> None:
     logits_8, class_map_8 = _outputs(quantized, pixels[:16])
     assert (logits_8.argmax(1) == logits.argmax(1)).mean() >= 0.9
     assert np.sqrt(((class_map_8 - class_map) ** 2).mean()) < 0.05 * class_map.std()
+
+
+def test_noise_is_measured_under_torchs_names(full: bytes, network: SelfExplaining, pixels: np.ndarray) -> None:
+    quantized = quantize(full, pixels[:16], parse_recipe("tflite-int8"), threads=1)
+    layers = {layer.name: layer for layer in tflite_noise(full, quantized, pixels[:8], 1)}
+    modules = {name for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)}
+    assert modules <= set(layers)
+    assert all(layer.own_db > 20 for layer in layers.values())
+    moved = [layer for layer in layers.values() if layer.kind in ("PAD", "MIRROR_PAD", "MAX_POOL_2D")]
+    assert moved and all(math.isinf(layer.own_db) for layer in moved)
 
 
 @pytest.mark.parametrize("name", list(CONVERTERS))

@@ -74,7 +74,7 @@ def test_fewest_layers_are_found_by_halving() -> None:
         asked.append(tried.keep)
         return {"model": b"x" * (100 if tried == WIDE else len(tried.keep))}
 
-    found = suggest(layers, requantize, lambda model: [_row(len(model["model"]) >= 3)], INT8, WIDE)
+    found = suggest(layers, requantize, lambda model: [_row(len(model["model"]) >= 3)], INT8, wide=WIDE)
     assert found.recipes == ("tflite-int8:keep=l0+l1+l2", "tflite-16x8")
     assert len(asked) <= 7 and all("nothing" not in keep for keep in asked)
     assert "suggestion: --recipe tflite-int8:keep=l0+l1+l2\n" in found.text()
@@ -82,13 +82,24 @@ def test_fewest_layers_are_found_by_halving() -> None:
 
 def test_nothing_found_is_said() -> None:
     layers = [_layer("l", 10.0)]
-    found = suggest(layers, lambda tried: {}, lambda model: [_row(False)], INT8, WIDE)
+    found = suggest(layers, lambda tried: {}, lambda model: [_row(False)], INT8, wide=WIDE)
     assert found.recipes == () and "too few" in found.text() and len(found.attempts) == 3
     fine = suggest(layers, lambda tried: {}, lambda model: [_row(True)], INT8)
     assert fine.recipes == () and "as it is" in fine.note and len(fine.attempts) == 1
 
 
+def test_the_target_without_options_is_tried_first() -> None:
+    odd = parse_recipe("tflite-int8:rounding=nearest")
+    found = suggest([], lambda tried: {"m": tried.name.encode()}, lambda m: [_row(m["m"] == b"tflite-int8")], odd, INT8)
+    assert found.recipes == ("tflite-int8",) and len(found.attempts) == 2
+
+
 def test_output_needs_its_readers() -> None:
+    assert together(_layer("f", 10.0, 30.0, 10.0, "classifier/mean", "classifier/add")) == (
+        "f",
+        "classifier",
+        "classifier",
+    )
     assert together(_layer("a", 10.0, 10.0, 30.0, "b")) == ("a",)
     assert together(_layer("a", 10.0, 30.0, 10.0, "b", "c")) == ("a", "b", "c")
     assert shortest(["a.b/add", "a.b", "c", "a.b", "a.bc"]) == ("a.b", "c", "a.bc")
@@ -133,7 +144,7 @@ def test_planted_loss_is_named_and_taken_away(planted: bytes, pixels: np.ndarray
     assert not all(row.passed for row in rows)
     layers = tflite_noise(planted, quantized, held[:8], 1)
     assert layers[0].name == SECOND
-    suggestion = suggest(layers, requantize, judge, INT8, WIDE)
+    suggestion = suggest(layers, requantize, judge, INT8, wide=WIDE)
     assert suggestion.recipes == (f"tflite-int8:keep={SECOND}",), "16 bits for activations do nothing for weights"
     candidate = engine_outputs(made, IO, held, numbers, "litert", 1)
     pictures = [f"{i}.png" for i in numbers]

@@ -15,7 +15,8 @@ from edge_runtime.preprocess import Pixels
 from export.calibration import CalibrationSet, choose_calibration, describe
 from export.errors import ExportError, GateError
 from export.pack import write_bundle
-from export.pipeline import Export, Files, Stages, export_recipe, open_source
+from export.parity import FINITE, GATES, STRUCTURE
+from export.pipeline import Export, Files, Source, Stages, export_recipe, open_source
 from export.quantized import make_quantized
 from export.recipes import Recipe, parse_recipe
 from export.to_onnx import to_onnx
@@ -33,13 +34,19 @@ def run(rendered_run: Path) -> Run:
     return read_run(rendered_run)
 
 
-def _export(run: Run, recipe: str, stages: Stages = CLEAN) -> Export:
-    return export_recipe(open_source(run, images=IMAGES, stages=stages), parse_recipe(recipe))
+@pytest.fixture(scope="module")
+def source(run: Run) -> Source:
+    return open_source(run, images=IMAGES)
+
+
+def _export(source: Source, recipe: str, stages: Stages) -> Export:
+    """Export with faulty quantization; what is in full precision is shared between tests."""
+    return export_recipe(dataclasses.replace(source, stages=stages), parse_recipe(recipe))
 
 
 @pytest.fixture(scope="module")
-def clean(run: Run) -> Export:
-    return _export(run, INT8)
+def clean(source: Source) -> Export:
+    return export_recipe(source, parse_recipe(INT8))
 
 
 def _failed(export: Export) -> set[tuple[str, str]]:
@@ -89,14 +96,14 @@ def test_faults_of_the_conversion_are_caught(run: Run, fault: str, measure: str,
     def faulty(network: SelfExplaining, input_px: int) -> bytes:
         return to_onnx(_Faulty(network, fault).eval(), input_px)
 
-    export = _export(run, INT8, Stages(to_onnx=faulty))
+    export = export_recipe(open_source(run, images=IMAGES, stages=Stages(to_onnx=faulty)), parse_recipe(INT8))
     assert ("torch -> ONNX fp32", measure) in _failed(export)
     with pytest.raises(GateError, match=f"not packed: torch -> ONNX fp32: {measure}"):
         write_bundle(export, tmp_path / "bundle")
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
-def test_truncated_instead_of_rounded_weights_are_caught(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_instead_of_rounded_weights_are_caught(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     """The classic: a cast where a rounding belongs shifts every weight by half a step on average."""
     from ai_edge_quantizer.algorithms.uniform_quantize import uniform_quantize_tensor
 
@@ -106,7 +113,7 @@ def test_truncated_instead_of_rounded_weights_are_caught(run: Run, monkeypatch: 
 
     monkeypatch.setattr(uniform_quantize_tensor, "np", Truncating())
     # the shipped recipe rounds anew and makes up for what went before, so the fault goes where nothing does
-    export = _export(run, "tflite-int8:rounding=nearest")
+    export = _export(source, "tflite-int8:rounding=nearest", CLEAN)
     assert any(step == "fp32 -> tflite-int8" for step, _ in _failed(export)), [r.to_dict() for r in export.rows]
 
 
@@ -116,7 +123,7 @@ def _one_class(index: Index, protocol: str, images: int, seed: int) -> Calibrati
 
 
 def test_calibration_on_one_class_is_caught(run: Run) -> None:
-    export = _export(run, INT8, Stages(choose=_one_class))
+    export = export_recipe(open_source(run, images=IMAGES, stages=Stages(choose=_one_class)), parse_recipe(INT8))
     assert ("calibration set", "classes covered") in _failed(export)
 
 
@@ -127,7 +134,7 @@ def test_calibration_on_held_out_pictures_is_refused(run: Run, split: str) -> No
         return describe(index, [*chosen.numbers, index.select(protocol, split)[0]], seed)
 
     with pytest.raises(ExportError, match="touches validation or test"):
-        _export(run, INT8, Stages(choose=peeking))
+        open_source(run, images=IMAGES, stages=Stages(choose=peeking))
 
 
 def _quantized_with(fault: Callable[[bytes], bytes]) -> Stages:
@@ -165,17 +172,17 @@ def _channels_swapped(model: bytes) -> bytes:
     [(_mean_of_imagenet, "grey levels normalised exactly"), (_channels_swapped, "heatmap Spearman, median")],
 )
 def test_faults_of_the_quantized_graph_are_caught(
-    run: Run, fault: Callable[[bytes], bytes], measure: str, tmp_path: Path
+    source: Source, fault: Callable[[bytes], bytes], measure: str, tmp_path: Path
 ) -> None:
     """The same faults behind the full-precision rungs, where only INT8's own can tell."""
-    export = _export(run, INT8, _quantized_with(fault))
+    export = _export(source, INT8, _quantized_with(fault))
     assert ("fp32 -> tflite-int8", measure) in _failed(export)
     assert not any(step.startswith("torch ->") for step, _ in _failed(export))
     with pytest.raises(GateError, match="not packed: fp32 -> tflite-int8"):
         write_bundle(export, tmp_path / "bundle")
 
 
-def test_wrong_scale_of_an_output_is_caught(run: Run) -> None:
+def test_wrong_scale_of_an_output_is_caught(source: Source) -> None:
     """Logits cut off at zero keep their order where one class is sure; their probabilities do not."""
     from export.graph_input import read_graph, write_graph
 
@@ -186,8 +193,63 @@ def test_wrong_scale_of_an_output_is_caught(run: Run) -> None:
                 tensor.quantization.zeroPoint = np.array([127], np.int64)
         return write_graph(graph)
 
-    export = _export(run, INT8, _quantized_with(cut_off))
+    export = _export(source, INT8, _quantized_with(cut_off))
     assert ("fp32 -> tflite-int8", "probability difference, median") in _failed(export)
+
+
+def test_one_scale_for_all_weights_of_a_layer_is_caught(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ai_edge_quantizer import recipe
+
+    static = recipe.static_wi8_ai8()
+    for row in static:
+        row["op_config"]["weight_tensor_config"]["granularity"] = "TENSORWISE"
+    monkeypatch.setattr(recipe, "static_wi8_ai8", lambda: static)
+    export = _export(source, "tflite-int8:rounding=nearest", CLEAN)
+    (row,) = [row for row in export.rows if row.measure == STRUCTURE]
+    assert not row.passed and row.value == 0 and "1 scales" in row.note
+
+
+def test_ranges_of_a_moving_average_are_caught(source: Source) -> None:
+    """They are narrower than what was seen, logits included: the highest are cut off."""
+    export = _export(source, "tflite-int8:ranges=moving-average", CLEAN)
+    assert ("fp32 -> tflite-int8", GATES["logit_error"].measure) in _failed(export)
+
+
+def test_biases_that_are_not_corrected_are_caught(source: Source) -> None:
+    """Rounding shifts the mean of a channel, and the next layer's, until all logits are off."""
+    from export.activations import convolutions
+    from export.graph_input import read_graph, write_graph
+
+    def biases(graph: object) -> list[object]:
+        tensors = graph.subgraphs[0].tensors  # type: ignore[attr-defined]
+        return [graph.buffers[tensors[int(op.inputs[2])].buffer] for op in convolutions(graph)]  # type: ignore[attr-defined]
+
+    plain = _export(source, "tflite-int8:rounding=nearest", CLEAN).models["model.tflite"]
+
+    def uncorrected(model: bytes) -> bytes:
+        graph = read_graph(model)
+        for bias, before in zip(biases(graph), biases(read_graph(plain)), strict=True):
+            bias.data = before.data  # type: ignore[attr-defined]
+        return write_graph(graph)
+
+    export = _export(source, INT8, _quantized_with(uncorrected))
+    assert ("fp32 -> tflite-int8", GATES["logit_shift"].measure) in _failed(export)
+
+
+def test_scales_along_the_wrong_axis_are_caught(source: Source) -> None:
+    import onnx
+
+    def turned(model: bytes) -> bytes:
+        graph = onnx.load_from_string(model)
+        for node in graph.graph.node:
+            for attribute in node.attribute:
+                if node.op_type == "DequantizeLinear" and attribute.name == "axis":
+                    attribute.i = 1
+        return bytes(graph.SerializeToString())
+
+    export = _export(source, "onnx-int8:rounding=nearest", _quantized_with(turned))
+    assert not export.passed and not export.models
+    assert _failed(export) == {("fp32 -> onnx-int8", FINITE)}, "no engine takes it where it is not square"
 
 
 def test_run_that_is_not_evaluated_is_refused(run: Run) -> None:

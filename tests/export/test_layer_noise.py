@@ -126,6 +126,8 @@ def test_arithmetic() -> None:
         ("/features/features.17/conv/conv.2/Conv", "features.17.conv.2"),
         ("wa/features/features.0/features.0.0/Conv_conv_filter", "features.0.0"),
         ("wa/features/block1/rep/rep.0/conv1/Conv_depthwise_filter", "features.block1.rep.0.conv1"),
+        ("features/stem/0;1", "features.stem.0"),
+        ("network;4", ""),
         ("/Add", ""),
         ("bias", ""),
     ],

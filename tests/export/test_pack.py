@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,8 @@ from export.errors import ExportError
 from export.pack import render_golden, write_bundle
 from export.parity import GATES
 from export.pipeline import Export, Source, export_recipe, open_source
-from export.recipes import parse_recipe
+from export.recipes import TARGETS, parse_recipe
+from export.to_tflite import CONVERTERS
 from train.run_folder import read_run
 
 IMAGES = 48
@@ -57,9 +57,11 @@ def test_bundle_is_whole_and_verifies(bundle: Path) -> None:
 
 def test_standardisation_of_the_run_is_that_of_the_bundle(export: Export, tmp_path: Path) -> None:
     """From run.json to the pixels of the runtime; a bundle with none is of version 1, for older readers."""
-    preprocess = Preprocess(export.io.input_px, background="neutral-field", stain="reinhard")
-    run = dataclasses.replace(export.run, info=export.run.info | {"preprocess": dataclasses.asdict(preprocess)})
-    packed = write_bundle(dataclasses.replace(export, run=run), tmp_path / "bundle")
+    source = export.source
+    preprocess = Preprocess(source.io.input_px, background="neutral-field", stain="reinhard")
+    info = source.run.info | {"preprocess": dataclasses.asdict(preprocess)}
+    other = dataclasses.replace(source, run=dataclasses.replace(source.run, info=info))
+    packed = write_bundle(dataclasses.replace(export, source=other), tmp_path / "bundle")
     assert (packed.manifest.version, packed.manifest.preprocess) == (2, preprocess)
     picture = render_golden("field", "Early", 0)
     prediction = Classifier.open(packed).classify(picture)
@@ -79,24 +81,44 @@ def test_nothing_of_this_machine_is_inside(bundle: Path, rendered_run: Path) -> 
 
 def test_same_run_same_bytes(rendered_run: Path, bundle: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
-    options = ["--recipe", "int8", "--calibration-images", str(IMAGES), "--out", str(again)]
-    assert main([str(rendered_run), *options]) == 0
+    options = ["--recipe", "tflite-int8", "--calibration-images", str(IMAGES), "--out", str(again)]
+    assert main(["pack", str(rendered_run), *options]) == 0
     files = sorted(p.relative_to(bundle) for p in bundle.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
     for name in files:
         assert (bundle / name).read_bytes() == (again / name).read_bytes(), name
 
 
-def test_full_precision_recipe_holds_both_models(
+@pytest.mark.parametrize("target", ["onnx-fp32", "openvino-fp32"])
+def test_other_formats_are_packed_and_verified_by_their_engine(
+    source: Source, rendered_run: Path, tmp_path: Path, target: str
+) -> None:
+    out, row = tmp_path / target, TARGETS[target]
+    packed = write_bundle(export_recipe(source, parse_recipe(target)), out)
+    assert packed.models == row.models[:1] and set(row.models) <= set(packed.manifest.files)
+    classifier = Classifier.open(out)
+    assert classifier.engine.name == row.engine and verify(classifier).passed
+    (out / row.models[-1]).write_bytes(b"x" * packed.manifest.files[row.models[-1]].size_bytes)
+    with pytest.raises(BundleError, match="altered or damaged"):
+        Classifier.open(out)
+
+
+def test_what_is_there_is_not_overwritten(rendered_run: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pack", str(rendered_run), "--recipe", "onnx-fp32", "--out", str(bundle)]) == 1
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_failed_gate_says_where_it_loses(
     rendered_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "fp32"
-    assert main([str(rendered_run), "--recipe", "fp32", "--out", str(out), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["passed"] and set(said["models"]) == {"model.tflite", "model.onnx"}
-    for engine in ("litert", "onnxruntime"):
-        assert verify(Classifier.open(out, engine)).passed
-    assert main([str(rendered_run), "--recipe", "fp32", "--out", str(out)]) == 1, "what is there is not overwritten"
+    recipe = "tflite-int8:ranges=moving-average,rounding=nearest"
+    options = ["--recipe", recipe, "--calibration-images", str(IMAGES), "--out", str(tmp_path / "x")]
+    assert main(["pack", str(rendered_run), *options]) == 1
+    out, error = capsys.readouterr()
+    assert "worst layers" in out and "features." in out and f"python -m export debug {rendered_run}" in out
+    assert "not packed: fp32 -> tflite-int8" in error and not (tmp_path / "x").exists()
+    assert main(["debug", str(rendered_run), "--recipe", "onnx-fp32"]) == 2
+    assert "others have no quantized layers" in capsys.readouterr().err
 
 
 def test_failed_gate_refuses_unless_taken_degraded(
@@ -144,7 +166,8 @@ def test_foreign_folder_is_not_replaced(export: Export, tmp_path: Path) -> None:
 def test_missing_converter_is_one_line(
     rendered_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("export.to_tflite.CONVERTER", "onnx2tf_that_is_not_there")
+    missing = dataclasses.replace(CONVERTERS["onnx2tf"], version=lambda: None)
+    monkeypatch.setitem(CONVERTERS, "onnx2tf", missing)
     assert main(["pack", str(rendered_run), "--recipe", "tflite-int8", "--out", str(tmp_path / "x")]) == 1
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert len(error) == 1 and "pip install --no-deps" in error[0]
