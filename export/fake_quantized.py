@@ -214,11 +214,3 @@ def activation_quantizers(core: nn.Module) -> dict[str, Any]:
         for name, module in core.named_modules()
         if name.startswith(HOOKS) and hasattr(module, "scale") and ".post_hooks." in name
     }
-
-
-def learned(core: nn.Module, network: SelfExplaining) -> SelfExplaining:
-    """Return a copy of the folded network with the weights that its fake-quantized core has now, in float."""
-    tuned = copy.deepcopy(network)
-    values = {name: tensor for name, tensor in core.state_dict().items() if not name.startswith(HOOKS)}
-    tuned.load_state_dict(values | {"bias": network.bias})
-    return tuned.eval()

@@ -2,16 +2,18 @@
 
 What comes in is a core with NNCF's fake quantizers; what goes out is the graph that `qdq.quantize_onnx` would make with
 the same ranges: weights as int8 constants, the network's own names, inputs and outputs. `round_core` goes the other
-way: compensated rounding works on such a graph, and what it finds becomes the core's weights.
+way: compensated rounding works on such a graph, and what it finds becomes the core's weights. `learned` returns to the
+network in float, for other quantizers.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .fake_quantized import Whole
+from .fake_quantized import HOOKS, Whole
 from .layer_names import module_path
 from .onnx_rounding import round_onnx
 from .rounding import LARGEST
@@ -97,14 +99,40 @@ def round_core(core: nn.Module, network: SelfExplaining, input_px: int, pixels: 
         pixels: (N, H, W, 3) uint8, the calibration set.
     """
     import onnx
-    import torch
-    from onnx import numpy_helper
 
     graph, original = (
         onnx.load_from_string(file) for file in (to_qdq(core, network, input_px), to_onnx(network, input_px))
     )
     _store_constants(original)
     round_onnx(graph, original, pixels)
+    _take_weights(core, graph)
+
+
+def learned(core: nn.Module, network: SelfExplaining, qdq: bytes) -> SelfExplaining:
+    """Return a copy of the folded network with the weights that its fake-quantized core has now, as it rounds them.
+
+    As they are between two steps they are another function, which nobody has asked to be like the network: training
+    moves a weight only for what it is rounded to.
+
+    Args:
+        core: after training.
+        network: folded.
+        qdq: the core's `to_qdq`.
+    """
+    import onnx
+
+    tuned = copy.deepcopy(network)
+    values = {name: tensor for name, tensor in core.state_dict().items() if not name.startswith(HOOKS)}
+    tuned.load_state_dict(values | {"bias": network.bias})
+    _take_weights(tuned, onnx.load_from_string(qdq))
+    return tuned.eval()
+
+
+def _take_weights(network: nn.Module, graph: Any) -> None:
+    """Give convolutions the weights, dequantized, and the biases that a QDQ graph has, in place."""
+    import torch
+    from onnx import numpy_helper
+
     constants = {tensor.name: tensor for tensor in graph.graph.initializer}
     made_by = {name: node for node in graph.graph.node for name in node.output}
     for node in graph.graph.node:
@@ -112,7 +140,7 @@ def round_core(core: nn.Module, network: SelfExplaining, input_px: int, pixels: 
             continue
         names = (*made_by[node.input[1]].input[:2], node.input[2])
         steps, scale, bias = (numpy_helper.to_array(constants[name]) for name in names)
-        layer: Any = core.get_submodule(module_path(node.name))
+        layer: Any = network.get_submodule(module_path(node.name))
         with torch.no_grad():
             layer.weight.copy_(torch.from_numpy(steps.astype(np.float32) * scale.reshape(-1, 1, 1, 1)))
             layer.bias.copy_(torch.from_numpy(bias.copy()))

@@ -51,8 +51,8 @@ class Tuned:
     """A network after fine-tuning under fake quantization.
 
     Attributes:
-        network: its weights, in float, batch norms folded; what another quantizer, such as TFLite's, starts from. They
-            have learned to be rounded to the nearest step: a rounding that keeps the float network's outputs undoes it.
+        network: the same weights in float, batch norms folded: what another quantizer, such as TFLite's, starts from.
+            Each is a whole number of steps, so that a quantizer with the same steps finds nothing to round.
         onnx: the fake-quantized graph itself: INT8 with QuantizeLinear and DequantizeLinear.
         losses: mean distance to the full-precision network, per epoch.
     """
@@ -89,8 +89,8 @@ def fine_tune(
             fine-tuning diverged.
         DataError: the checkpoint is another fine-tuning's.
     """
-    from .fake_quantized import fold, insert_quantizers, learned, quantizers
-    from .fake_to_qdq import round_core, to_qdq
+    from .fake_quantized import fold, insert_quantizers, quantizers
+    from .fake_to_qdq import learned, round_core, to_qdq
 
     rows = np.array(index.select(run.protocol, SPLIT))
     if epochs and len(rows) < BATCH:
@@ -109,7 +109,8 @@ def fine_tune(
             }
             kept = Checkpoint(checkpoint, json.dumps(made_by, sort_keys=True)) if checkpoint else None
             losses = _train(core, prepare_lessons(folded, pixels, rows), epochs, seed, kept)
-        return Tuned(learned(core, folded), to_qdq(core, folded, run.input_px), tuple(losses))
+        onnx = to_qdq(core, folded, run.input_px)
+        return Tuned(learned(core, folded, onnx), onnx, tuple(losses))
 
 
 @dataclass(frozen=True)
