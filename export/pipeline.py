@@ -40,7 +40,7 @@ from .parity import (
     structure_row,
 )
 from .quantized import make_quantized
-from .recipes import CALIBRATION_IMAGES, Recipe
+from .recipes import CALIBRATION_IMAGES, Recipe, defaults
 from .to_onnx import CLASS_MAP, INPUT, LOGITS, to_onnx
 from .to_openvino import to_openvino
 from .to_tflite import CONVERTERS, to_tflite
@@ -347,10 +347,11 @@ def _tuned(source: Source, recipe: Recipe, checkpoint: Path | None) -> Tuned:
     from .qat import fine_tune
 
     signed = recipe.target.activations == "int8"
-    if recipe.keep and recipe.target.engine == "onnxruntime":
-        raise UsageError(
-            "a recipe cannot have both", got=f"keep and qat for {recipe.target.name}", expected="one of them"
-        )
+    if recipe.target.engine == "onnxruntime":  # its form comes out of the fine-tuning as it is
+        for name in ("keep", "rounding"):
+            if recipe.options[name] != defaults(recipe.target, recipe.options["qat"])[name]:
+                got = f"{name} and qat for {recipe.target.name}"
+                raise UsageError("a recipe cannot have both", got=got, expected="one of them")
     return fine_tune(
         source.run,
         source.index,

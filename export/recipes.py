@@ -242,7 +242,8 @@ class Recipe:
     @property
     def name(self) -> str:
         """The name that `parse_recipe` takes."""
-        chosen = [f"{key}={value}" for key, value in self.options.items() if value != OPTIONS[key].default]
+        usual = defaults(self.target, self.options.get("qat", ""))
+        chosen = [f"{key}={value}" for key, value in self.options.items() if value != usual[key]]
         return ":".join([self.target.name, *([",".join(chosen)] if chosen else [])])
 
     @property
@@ -292,7 +293,7 @@ def parse_recipe(name: str) -> Recipe:
             todo="see: python -m export targets",
         )
     target = TARGETS[start]
-    options = {key: OPTIONS[key].default for key in target.options}
+    options = dict.fromkeys(target.options, "")
     seen: set[str] = set()
     for part in rest.split(",") if colon else ():
         key, _, value = part.partition("=")
@@ -307,4 +308,17 @@ def parse_recipe(name: str) -> Recipe:
             raise UsageError(f"{start}: {key}", got=repr(value), expected=f"such as {option.example}")
         seen.add(key)
         options[key] = value
-    return Recipe(target, options)
+    usual = defaults(target, options.get("qat", ""))
+    return Recipe(target, {key: value or usual[key] for key, value in options.items()})
+
+
+def defaults(target: Target, qat: str) -> dict[str, str]:
+    """Return what a target's options are where a name does not say.
+
+    Args:
+        target: row of `TARGETS`.
+        qat: epochs of fine-tuning, "" for none. Weights that were fine-tuned have learned to be rounded to the nearest
+            step each; rounding that keeps what the network was in float would undo it.
+    """
+    usual = {key: OPTIONS[key].default for key in target.options}
+    return usual | ({"rounding": "nearest"} if qat else {})
