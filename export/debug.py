@@ -88,8 +88,8 @@ def _search(export: Export, layers: list[LayerNoise]) -> Suggestion:
         found = compare(reference, outputs, targets, groups, labels)
         return compare_quantized(recipe.target.name, reference, outputs, found, targets, labels)
 
-    if recipe.target.engine == "onnxruntime":  # fine-tuned, it cannot be quantized otherwise: what can be is looked at
-        recipe = recipe.choosing(qat="")
+    if recipe.qat_epochs and recipe.target.engine == "onnxruntime":  # it cannot be quantized again: look without
+        recipe = parse_recipe(recipe.target.name)
     converter = {key: value for key, value in recipe.options.items() if key == "converter"}
     plain = parse_recipe(recipe.target.name).choosing(**converter)
     wider = WIDER.get(recipe.target.name)

@@ -1,10 +1,10 @@
 """Fake-quantized: a network whose weights and activations are rounded as INT8 rounds them, and that can still learn.
 
 What comes in is a trained network; what goes out is the same function with batch norms folded into the convolutions
-before them (`fold`), the same with NNCF's fake quantizers in it (`insert_quantizers`), and that as ONNX with
-QuantizeLinear and DequantizeLinear, weights as int8 constants (`to_qdq`). The choices are those of post-training
-quantization: weights per output channel and symmetric, activations per tensor and symmetric, uint8 where nothing is
-negative. The step of the normalised pixels is not measured but known, 1/128, and so is exact for every grey level.
+before them (`fold`), and the same with NNCF's fake quantizers in it (`insert_quantizers`). The choices are those of
+``qdq``: weights per output channel and symmetric, activations per tensor and symmetric, uint8 where nothing is
+negative. The step of the normalised pixels is not measured but known, 1/128, and so is exact for every grey level. As
+a file it is the business of ``fake_to_qdq``.
 
 NNCF compiles its fake quantization with ninja at first use, or else has torch compile it. Neither is needed: `Rounding`
 is plain torch, faster than both, and gives the same on a machine without a compiler.
@@ -28,8 +28,6 @@ from torch import Tensor, nn
 from edge_runtime.errors import LeukoscopeError
 
 from .errors import ExportError
-from .rounding import LARGEST
-from .to_onnx import to_onnx
 
 if TYPE_CHECKING:
     from edge_runtime.preprocess import Pixels
@@ -150,7 +148,8 @@ def quantizers() -> Iterator[Any]:
 def fold(network: SelfExplaining) -> SelfExplaining:
     """Return a copy, in eval mode, whose batch norms right behind a convolution are part of it; names stay.
 
-    A batch norm that follows something else (DenseNet's, behind a concatenation) stays as it is.
+    A batch norm that follows something else (DenseNet's, behind a concatenation) stays as it is. A convolution without
+    a bias gets one, zero: rounding weights shifts what comes out, and something must take that back.
     """
     from torch.fx import symbolic_trace
     from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -165,11 +164,14 @@ def fold(network: SelfExplaining) -> SelfExplaining:
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             folded.features.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
             folded.features.set_submodule(str(node.target), nn.Identity())
-    return folded
+    for module in folded.modules():
+        if isinstance(module, nn.Conv2d) and module.bias is None:
+            module.bias = nn.Parameter(torch.zeros(module.out_channels))
+    return folded.eval()
 
 
 def insert_quantizers(nncf: Any, network: SelfExplaining, pixels: Pixels, signed: bool = False) -> nn.Module:
-    """Quantize a folded network's core as post-training quantization does: ranges measured, biases corrected.
+    """Quantize a folded network's core as post-training quantization does: ranges measured, weights not yet rounded.
 
     Args:
         nncf: see `quantizers`.
@@ -189,8 +191,8 @@ def insert_quantizers(nncf: Any, network: SelfExplaining, pixels: Pixels, signed
             nncf.Dataset(list(pixels), lambda picture: normalise(torch.from_numpy(np.array(picture[None])))),
             preset=nncf.QuantizationPreset.PERFORMANCE,
             subset_size=len(pixels),
-            fast_bias_correction=True,
             advanced_parameters=advanced.AdvancedQuantizationParameters(
+                disable_bias_correction=True,  # compensated rounding has its own
                 overflow_fix=advanced.OverflowFix.DISABLE,
                 activations_quantization_params=advanced.QuantizationParameters(per_channel=False),
             ),
@@ -212,66 +214,3 @@ def activation_quantizers(core: nn.Module) -> dict[str, Any]:
         for name, module in core.named_modules()
         if name.startswith(HOOKS) and hasattr(module, "scale") and ".post_hooks." in name
     }
-
-
-def learned(core: nn.Module, network: SelfExplaining) -> SelfExplaining:
-    """Return a copy of the folded network with the weights that its fake-quantized core has now, in float."""
-    tuned = copy.deepcopy(network)
-    values = {name: tensor for name, tensor in core.state_dict().items() if not name.startswith(HOOKS)}
-    tuned.load_state_dict(values | {"bias": network.bias})
-    return tuned.eval()
-
-
-def to_qdq(core: nn.Module, network: SelfExplaining, input_px: int) -> bytes:
-    """Write a fake-quantized core as ONNX with quantize-dequantize pairs, int8 weights, and the network's outputs.
-
-    Args:
-        core: see `insert_quantizers`.
-        network: whose normalisation and bias stand around it.
-        input_px: H and W.
-
-    Raises:
-        ExportError: it cannot be written.
-    """
-    import onnx
-    from nncf.torch.quantization.layers import BaseQuantizer, QuantizerExportMode
-
-    for module in core.modules():
-        if isinstance(module, BaseQuantizer):
-            module.set_export_mode(QuantizerExportMode.ONNX_QUANTIZE_DEQUANTIZE_PAIRS)
-    graph = onnx.load_from_string(to_onnx(Whole(core, network).eval(), input_px))
-    fold_weights(graph)
-    onnx.checker.check_model(graph, full_check=True)
-    content: bytes = graph.SerializeToString(deterministic=True)
-    return content
-
-
-def fold_weights(graph: Any) -> None:
-    """Turn each float constant that goes through a QuantizeLinear into the int8 constant that comes out, in place."""
-    from onnx import numpy_helper
-
-    main = graph.graph
-    for node in [node for node in main.node if node.op_type == "Constant"]:
-        value = numpy_helper.to_array(next(attribute.t for attribute in node.attribute if attribute.name == "value"))
-        main.initializer.append(numpy_helper.from_array(value, node.output[0]))
-        main.node.remove(node)
-    constants = {tensor.name: tensor for tensor in main.initializer}
-    for node in [node for node in main.node if node.op_type == "Identity" and node.input[0] in constants]:
-        same = numpy_helper.to_array(constants[node.input[0]])  # the exporter writes equal constants once
-        main.initializer.append(numpy_helper.from_array(same, node.output[0]))
-        main.node.remove(node)
-    constants = {tensor.name: tensor for tensor in main.initializer}
-    for node in [node for node in main.node if node.op_type == "QuantizeLinear" and node.input[0] in constants]:
-        weight, scale = (numpy_helper.to_array(constants[name]) for name in node.input[:2])
-        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
-        shape = [-1 if place == axis else 1 for place in range(weight.ndim)] if scale.ndim else []
-        # a symmetric range: training may have moved a weight beyond the step that was its largest
-        rounded = np.clip(np.rint(weight / scale.reshape(shape)), -LARGEST, LARGEST).astype(np.int8)
-        main.initializer.append(numpy_helper.from_array(rounded, node.output[0]))
-        main.node.remove(node)
-    read = {name for node in main.node for name in node.input} | {output.name for output in main.output}
-    kept = [tensor for tensor in main.initializer if tensor.name in read]
-    del main.initializer[:], main.value_info[:]
-    main.initializer.extend(kept)
-    for node in main.node:
-        node.name = node.name.removeprefix("/core")  # the network's own names

@@ -1,10 +1,10 @@
 """QAT: from an evaluated run to a network fine-tuned under fake quantization, and to its ONNX INT8 file.
 
 What comes in are a run, its index and pixels; what goes out is `Tuned`. Training starts where post-training
-quantization ends: ranges measured on the calibration set, biases corrected. What is learned is not the labels but the
-full-precision network itself - its class map and its probabilities on the training split (distillation) - because
-agreement with it is what the parity ladder asks for. Batch norms are folded and their statistics frozen. The weights'
-steps stay; weights, biases and the ranges of the activations move.
+quantization ends: ranges measured on the calibration set, weights rounded so as to make up for each other. What is
+learned is not the labels but the full-precision network itself - its class map and its probabilities on the training
+split (distillation) - because agreement with it is what the parity ladder asks for. Batch norms are folded and their
+statistics frozen. The weights' steps stay; weights, biases and the ranges of the activations move.
 
 No picture of validation or test is looked at. All chance comes from (seed, epoch): the same bytes for the same seed on
 one machine with as many threads. With a checkpoint folder, a fine-tuning that was killed goes on after its last epoch.
@@ -51,8 +51,8 @@ class Tuned:
     """A network after fine-tuning under fake quantization.
 
     Attributes:
-        network: its weights, in float, batch norms folded; what another quantizer, such as TFLite's, starts from. They
-            have learned to be rounded to the nearest step: a rounding that keeps the float network's outputs undoes it.
+        network: the same weights in float, batch norms folded: what another quantizer, such as TFLite's, starts from.
+            Each is a whole number of steps, so that a quantizer with the same steps finds nothing to round.
         onnx: the fake-quantized graph itself: INT8 with QuantizeLinear and DequantizeLinear.
         losses: mean distance to the full-precision network, per epoch.
     """
@@ -89,7 +89,8 @@ def fine_tune(
             fine-tuning diverged.
         DataError: the checkpoint is another fine-tuning's.
     """
-    from .fake_quantized import fold, insert_quantizers, learned, quantizers, to_qdq
+    from .fake_quantized import fold, insert_quantizers, quantizers
+    from .fake_to_qdq import learned, round_core, to_qdq
 
     rows = np.array(index.select(run.protocol, SPLIT))
     if epochs and len(rows) < BATCH:
@@ -97,6 +98,7 @@ def fine_tune(
     folded = fold(run.network)
     with quantizers() as nncf:
         core = insert_quantizers(nncf, folded, calibration_pixels, signed)
+        round_core(core, folded, run.input_px, calibration_pixels)
         losses: list[float] = []
         if epochs:
             made_by = {
@@ -107,7 +109,8 @@ def fine_tune(
             }
             kept = Checkpoint(checkpoint, json.dumps(made_by, sort_keys=True)) if checkpoint else None
             losses = _train(core, prepare_lessons(folded, pixels, rows), epochs, seed, kept)
-        return Tuned(learned(core, folded), to_qdq(core, folded, run.input_px), tuple(losses))
+        onnx = to_qdq(core, folded, run.input_px)
+        return Tuned(learned(core, folded, onnx), onnx, tuple(losses))
 
 
 @dataclass(frozen=True)

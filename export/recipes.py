@@ -249,7 +249,8 @@ class Recipe:
     @property
     def name(self) -> str:
         """The name that `parse_recipe` takes."""
-        chosen = [f"{key}={value}" for key, value in self.options.items() if value != OPTIONS[key].default]
+        usual = defaults(self.target, self.options.get("qat", ""))
+        chosen = [f"{key}={value}" for key, value in self.options.items() if value != usual[key]]
         return ":".join([self.target.name, *([",".join(chosen)] if chosen else [])])
 
     @property
@@ -312,7 +313,7 @@ def parse_recipe(name: str) -> Recipe:
             todo="see: python -m export targets",
         )
     target = TARGETS[start]
-    options = {key: OPTIONS[key].default for key in target.options}
+    options = dict.fromkeys(target.options, "")
     seen: set[str] = set()
     for part in rest.split(",") if colon else ():
         key, _, value = part.partition("=")
@@ -327,8 +328,22 @@ def parse_recipe(name: str) -> Recipe:
             raise UsageError(f"{start}: {key}", got=repr(value), expected=f"such as {option.example}")
         seen.add(key)
         options[key] = value
-    if target.engine == "onnxruntime" and options.get("qat"):  # what is tuned is the file that ships
-        idle = [key for key in ("rounding", "keep") if options[key] != OPTIONS[key].default]
+    usual = defaults(target, options.get("qat", ""))
+    chosen = {key: value or usual[key] for key, value in options.items()}
+    if target.engine == "onnxruntime" and options.get("qat"):  # its form comes out of the fine-tuning as it is
+        idle = [key for key in ("rounding", "keep") if chosen[key] != usual[key]]
         if idle:
             raise UsageError(f"{start}: qat goes without {idle[0]}", got=repr(name), expected="one of them")
-    return Recipe(target, options)
+    return Recipe(target, chosen)
+
+
+def defaults(target: Target, qat: str) -> dict[str, str]:
+    """Return what a target's options are where a name does not say.
+
+    Args:
+        target: row of `TARGETS`.
+        qat: epochs of fine-tuning, "" for none. Weights that were fine-tuned have learned to be rounded to the nearest
+            step each; rounding that keeps what the network was in float would undo it.
+    """
+    usual = {key: OPTIONS[key].default for key in target.options}
+    return usual | ({"rounding": "nearest"} if qat else {})

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import lapack
 
 from .activations import Floats, Inputs, convolutions, is_depthwise
 from .graph_input import read_graph, write_graph
@@ -26,9 +27,9 @@ DAMPING = 0.01
 """Added to the covariance's diagonal, as a share of its mean: inputs that never vary would leave it without inverse."""
 
 
-BLOCK = 1280
-"""Weights that are rounded before their errors reach those beyond: many small products become a large one. Only 3 x 3
-convolutions of wide layers have more of them."""
+WHOLE, BLOCK = 1280, 128
+"""With more inputs than the first, weights are rounded block by block, and the errors of a block reach those beyond it
+at once: many small products become a large one. The 3 x 3 convolutions of wide layers have thousands."""
 
 
 def round_weights(quantized: bytes, original: bytes, inputs: Sequence[Inputs]) -> bytes:
@@ -81,14 +82,16 @@ def compensated(exact: Floats, scale: Floats, covariance: Floats) -> Floats:
     level = diagonal.mean(1)
     damped = covariance + (DAMPING * level + (level <= 0))[:, None, None] * np.eye(count)
     order = np.argsort(-diagonal, axis=1, kind="stable")  # (groups, I): the inputs that matter most are rounded first
-    group = np.arange(groups)[:, None]
-    sorted_covariance = damped[group[..., None], order[:, :, None], order[:, None, :]]
-    # row c of the upper factor of the inverse says how the weights after c make up for an error in c
-    upper = np.linalg.cholesky(np.linalg.inv(sorted_covariance)).transpose(0, 2, 1)
+    back, group = order[:, ::-1], np.arange(groups)[:, None]
+    # row c of the upper Cholesky factor of the inverse says how the weights after c make up for an error in c. It is
+    # the inverse of the lower factor of the covariance itself, written backwards
+    lower = np.linalg.cholesky(damped[group[..., None], back[:, :, None], back[:, None, :]])
+    upper = np.stack([lapack.dtrtri(one, lower=1)[0] for one in lower])[:, ::-1, ::-1]
     left = np.take_along_axis(exact, order[:, None, :], axis=2)
     steps = np.empty_like(left)
-    for start in range(0, count, BLOCK):  # what a block's errors do to all later weights is done at its end, at once
-        end = min(start + BLOCK, count)
+    block = count if count <= WHOLE else BLOCK
+    for start in range(0, count, block):
+        end = min(start + block, count)
         errors = np.empty((*left.shape[:2], end - start))
         for c in range(start, end):
             steps[..., c] = np.clip(np.rint(left[..., c] / scale), -LARGEST, LARGEST)

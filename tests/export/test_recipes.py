@@ -24,10 +24,18 @@ def test_names_are_read_back_whatever_is_chosen(target: str) -> None:
 
 
 def test_options_come_in_the_tables_order_whatever_the_users() -> None:
-    recipe = parse_recipe("tflite-int8:qat=2,rounding=nearest")
-    assert recipe.name == "tflite-int8:rounding=nearest,qat=2" and recipe.qat_epochs == 2
+    recipe = parse_recipe("tflite-int8:qat=2,ranges=min-max")
+    assert recipe.name == "tflite-int8:ranges=min-max,qat=2" and recipe.qat_epochs == 2
     assert parse_recipe("onnx-int8:keep=features.0.0+classifier").keep == ("features.0.0", "classifier")
-    assert recipe.keeping(["a.b", "c"]).name == "tflite-int8:rounding=nearest,keep=a.b+c,qat=2"
+    assert recipe.keeping(["a.b", "c"]).name == "tflite-int8:ranges=min-max,keep=a.b+c,qat=2"
+
+
+def test_fine_tuned_weights_are_rounded_to_the_nearest_step_unless_said() -> None:
+    for name, rounding in (("tflite-int8", "compensated"), ("tflite-int8:qat=1", "nearest")):
+        assert parse_recipe(name).options["rounding"] == rounding and parse_recipe(name).name == name
+    assert parse_recipe("tflite-int8:rounding=nearest,qat=1").name == "tflite-int8:qat=1"
+    odd = "tflite-int8:rounding=compensated,qat=1"
+    assert parse_recipe(odd).name == odd and parse_recipe(odd).options["rounding"] == "compensated"
 
 
 def test_slugs_are_short_and_one_recipes_own() -> None:
@@ -58,7 +66,7 @@ def test_slugs_are_short_and_one_recipes_own() -> None:
         ("tflite-int8:qat=0", "qat: got '0', expected such as 2"),
         ("tflite-int8:keep=../x y", "keep: got"),
         ("onnx-int8:keep=classifier,qat=2", "qat goes without keep"),
-        ("onnx-int8-trt:rounding=nearest,qat=2", "qat goes without rounding"),
+        ("onnx-int8-trt:rounding=compensated,qat=2", "qat goes without rounding"),
     ],
 )
 def test_wrong_names_are_refused(name: str, says: str) -> None:
