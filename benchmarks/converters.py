@@ -74,7 +74,7 @@ def measure(folder: Path, index_folder: Path | None, pictures: int, images: int,
     from edge_runtime.engines import open_engine
     from edge_runtime.manifest import IOSpec
     from export.calibration import choose_calibration
-    from export.parity import Outputs, engine_outputs
+    from export.comparison import Outputs, engine_outputs
     from export.quantize import quantize
     from export.to_onnx import CLASS_MAP, INPUT, LOGITS
     from train.evaluate import index_of, network_outputs
@@ -146,7 +146,7 @@ def _convert(converter: Converter, network: Any, input_px: int) -> tuple[bytes, 
 
 def _agreement(reference: Any, outputs: Any) -> tuple[str, ...]:
     """Compare an INT8 file's outputs with torch's: top-1 agreement, class map Spearman, same peak cell."""
-    from export.parity import heatmap_agreement
+    from export.comparison import heatmap_agreement
 
     if not outputs.whole:
         raise UsageError("no usable outputs", got=outputs.error)

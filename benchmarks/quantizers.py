@@ -43,7 +43,7 @@ def compare(folder: Path, index_folder: Path | None, images: int, others: dict[s
         rounds: timed runs of each.
     """
     from edge_runtime.engines import open_engine
-    from export.parity import engine_outputs
+    from export.comparison import engine_outputs
     from export.pipeline import open_source
     from export.quantized import make_quantized
     from train.run_folder import read_run
@@ -74,7 +74,7 @@ def figures(reference: Any, outputs: Any, index: Any, test: list[int]) -> tuple[
     Raises:
         UsageError: outputs that are not finite.
     """
-    from export.parity import heatmap_agreement
+    from export.comparison import heatmap_agreement
     from train.metrics import paired_difference
 
     if not outputs.whole:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .activations import Activations
+from .comparison import Outputs, compare, engine_outputs
 from .diagnosis import Diagnosis, diagnose
 from .layer_noise import LayerNoise, tflite_noise
 from .onnx_noise import onnx_noise
-from .parity import Outputs, Row, compare, compare_quantized, engine_outputs, finite_row
+from .parity import Row, compare_quantized, finite_row
 from .quantize import observe, quantize
 from .recipes import Recipe, parse_recipe
 from .suggestion import Suggestion, suggest

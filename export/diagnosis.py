@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .comparison import Outputs
 from .layer_noise import LayerNoise, noise_table, worst_first
-from .parity import Outputs, Row
+from .parity import Row
 from .suggestion import Suggestion
 
 SHOWN = 8

@@ -22,17 +22,14 @@ from edge_runtime.manifest import IOSpec
 from train.evaluate import index_of, measure, network_outputs
 
 from .calibration import CalibrationSet, check, choose_calibration
+from .comparison import Comparison, Outputs, compare, engine_outputs
 from .errors import ExportError
 from .parity import (
-    Comparison,
-    Outputs,
     Row,
     calibration_row,
-    compare,
     compare_fp32,
     compare_gradcam,
     compare_quantized,
-    engine_outputs,
     finite_row,
     input_row,
     preparation_row,

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from edge_runtime.manifest import IOSpec
+from export.comparison import Outputs, compare, engine_outputs
 from export.diagnosis import count_flips, diagnose, find_flips
 from export.graph_input import read_graph, write_graph
 from export.layer_noise import LayerNoise, tflite_noise
-from export.parity import GATES, Outputs, Row, compare, compare_quantized, engine_outputs
+from export.parity import GATES, Row, compare_quantized
 from export.quantize import quantize
 from export.recipes import Recipe, parse_recipe
 from export.suggestion import Files, Suggestion, shortest, suggest, together

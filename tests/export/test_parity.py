@@ -5,19 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.parity import (
-    FINITE,
-    GATES,
-    Outputs,
-    Row,
-    calibration_row,
-    compare,
-    compare_fp32,
-    compare_quantized,
-    finite_row,
-    format_table,
-    heatmap_agreement,
-)
+from export.comparison import Outputs, compare, heatmap_agreement
+from export.parity import FINITE, GATES, Row, calibration_row, compare_fp32, compare_quantized, finite_row, format_table
 
 LABELS = ("a", "b", "c")
 
