@@ -17,7 +17,7 @@ from .layer_noise import LayerNoise, tflite_noise
 from .onnx_noise import onnx_noise
 from .parity import Row, compare_quantized, finite_row
 from .quantize import observe, quantize
-from .recipes import Recipe, parse_recipe
+from .recipes import TARGETS, Recipe, parse_recipe
 from .suggestion import Suggestion, suggest
 
 if TYPE_CHECKING:
@@ -49,15 +49,17 @@ def debug(export: Export, search: bool = False) -> Diagnosis:
 
 
 def measure_layers(export: Export) -> list[LayerNoise]:
-    """Measure the noise of every layer; none where nothing was quantized, or the engine shows no layers."""
+    """Measure the noise of every layer; none where only weights were quantized."""
     pixels = export.source.calibration_pixels[:NOISE_PICTURES]
     if export.recipe.target.exact or not export.recipe.target.calibrated:
         return []
     if "model.tflite" in export.models:
         return tflite_noise(export.full["model.tflite"], export.models["model.tflite"], pixels)
-    if "model.onnx" in export.models:
-        return onnx_noise(export.full["model.onnx"], export.models["model.onnx"], pixels)
-    return []
+    quantized = export.models
+    if "model.xml" in quantized:  # converted from a QDQ graph, which is made again
+        twin = Recipe(TARGETS["onnx-int8"], {**export.recipe.options, "qat": ""})
+        quantized = export.source.stages.quantize(export.full, export.source.calibration_pixels, twin)
+    return onnx_noise(export.full["model.onnx"], quantized["model.onnx"], pixels)
 
 
 def _search(export: Export, layers: list[LayerNoise]) -> Suggestion:

@@ -292,7 +292,7 @@ def structure_row(step: str, full: Mapping[str, bytes], files: Mapping[str, byte
 
     kept = kept_convolutions(full, recipe.keep)
     wanted = all_convolutions(full) - kept  # of the full model: none may have become something else
-    right, _, fault = check_structure(files, recipe.target.activations, kept)
+    right, _, fault = check_structure(files, recipe.target.activations, kept, recipe.target.weights)
     return Row(step, STRUCTURE, right, f"all {wanted}", right == wanted, fault)
 
 

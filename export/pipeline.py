@@ -348,8 +348,9 @@ def export_recipe(source: Source, recipe: Recipe, go_on: bool = False, checkpoin
     rows.append(finite_row(step, outputs))
     if not (outputs.whole and source.reference.whole):
         return finished({}, outputs)
+    rows.append(structure_row(step, full.files, models, recipe))
     if recipe.target.calibrated:
-        rows += [structure_row(step, full.files, models, recipe), input_row(step, models)]
+        rows.append(input_row(step, models))
     found = source.compare(outputs)
     rows += compare_quantized(step, source.reference, outputs, found, source.targets, source.run.task.labels)
     return finished(models, outputs, found)

@@ -62,7 +62,7 @@ def quantize(
         UsageError: a layer to keep is not there.
     """
     recipes = _recipes()
-    ranged, bits = recipe.options["ranges"], BITS[recipe.target.activations]
+    ranged, bits = recipe.options.get("ranges", "min-max"), BITS[recipe.target.activations]
     averaged = ranged == "moving-average"
     core = _core(model)
     static = recipes.static_wi8_ai8() if bits == 8 else recipes.static_wi8_ai16()
@@ -85,7 +85,7 @@ def quantize(
         flow = seen or watch(core, pixels, threads)
         if not averaged:
             ranges = set_ranges(ranges, flow.ranges)
-        if ranged == "least-squares" and bits == 8:
+        if ranged == "least-squares":
             ranges = set_ranges(ranges, least_squares_ranges(flow.ranges, flow.values))
         ranges = set_ranges(ranges, {NORMALISED: RANGES[bits]})
         _check(ranges)

@@ -104,7 +104,6 @@ class Target:
 
 _TFLITE, _ONNX, _OPENVINO = ("model.tflite",), ("model.onnx",), ("model.xml", "model.bin")
 _BOARDS = "Raspberry Pi, Jetson's CPU, x86"
-_STATIC = ("converter", "ranges", "rounding", "keep", "qat")
 
 TARGETS: dict[str, Target] = {
     row.name: row
@@ -151,7 +150,7 @@ TARGETS: dict[str, Target] = {
             "int8 per-channel",
             "int8",
             True,
-            _STATIC,
+            ("converter", "ranges", "rounding", "keep", "qat"),
         ),
         Target(
             "tflite-16x8",
@@ -162,7 +161,7 @@ TARGETS: dict[str, Target] = {
             "int8 per-channel",
             "int16",
             True,
-            _STATIC,
+            ("converter", "rounding", "keep"),
         ),
         Target(
             "onnx-fp32",

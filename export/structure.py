@@ -22,9 +22,13 @@ from .to_onnx import INPUT
 Fault = tuple[str, str]
 """A convolution and what is wrong with it, "" where nothing is."""
 
-ACTIVATIONS = {"int8": ("INT8",), "uint8, int8": ("INT8", "UINT8"), "int16": ("INT16",)}
+ACTIVATIONS = {
+    "int8": ("INT8",),
+    "uint8, int8": ("INT8", "UINT8"),
+    "int16": ("INT16",),
+    "dynamic": ("FLOAT32",),
+}
 """As a target states them -> types of the tensors between operators."""
-
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "Conv")
 """Kinds of layers, in TFLite and ONNX."""
@@ -52,21 +56,26 @@ def all_convolutions(files: Mapping[str, bytes]) -> int:
     return sum(layer.kind in CONVOLUTIONS for layer in _layers(files))
 
 
-def check_structure(files: Mapping[str, bytes], activations: str, kept: int) -> tuple[int, int, str]:
+def check_structure(
+    files: Mapping[str, bytes], activations: str, kept: int, weights: str = "int8 per-channel"
+) -> tuple[int, int, str]:
     """Count the convolutions that are quantized as they should be.
 
-    Weights: int8, one scale per output channel along the channels' axis, zero point 0. Inputs: one scale, of a type
-    that `activations` names, with zero point 0 in ONNX and OpenVINO.
+    Weights: int8, one scale per output channel along the channels' axis, zero point 0; or float16, and then nothing is
+    asked of the inputs. Inputs: one scale, of a type that `activations` names, with zero point 0 in ONNX and OpenVINO.
 
     Args:
         files: of the model.
         activations: as `recipes.Target` states them.
         kept: how many convolutions the recipe leaves in float.
+        weights: as `recipes.Target` states them.
 
     Returns:
         How many are right, how many should be, and what is wrong with the first that is not, or "".
     """
-    if "model.tflite" in files:
+    if weights == "float16":
+        found = list(_halved(files))
+    elif "model.tflite" in files:
         found = list(_tflite(files["model.tflite"], ACTIVATIONS[activations]))
     elif "model.onnx" in files:
         found = list(_onnx(files["model.onnx"], ACTIVATIONS[activations]))
@@ -97,9 +106,38 @@ def _tflite(model: bytes, types: tuple[str, ...]) -> Iterator[Fault]:
             fault = f"{len(scales)} scales along axis {stated.quantizedDimension} of weights {list(weight.shape)}"
         elif np.any(stated.zeroPoint):
             fault = "weights with a zero point"
-        elif names[given.type] not in types or given.quantization is None or len(given.quantization.scale) != 1:
+        elif names[given.type] not in types or not (given.type == schema.TensorType.FLOAT32 or _one_scale(given)):
             fault = f"{names[given.type]} inputs"
         yield main.tensors[int(operator.outputs[0])].name.decode(), fault
+
+
+def _one_scale(tensor: Any) -> bool:
+    stated = tensor.quantization
+    return stated is not None and stated.scale is not None and len(stated.scale) == 1
+
+
+def _halved(files: Mapping[str, bytes]) -> Iterator[Fault]:
+    """Look for weights in float16: in TFLite behind a DEQUANTIZE, in ONNX as they are."""
+    if "model.onnx" in files:
+        import onnx
+
+        graph = onnx.load_from_string(files["model.onnx"]).graph
+        constants = {tensor.name: tensor.data_type for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Conv":
+                half = constants.get(node.input[1]) == onnx.TensorProto.FLOAT16
+                yield module_path(node.name), "" if half else "weights are not float16"
+        return
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = read_graph(files["model.tflite"])
+    main = model.subgraphs[0]
+    before = {int(place): int(operator.inputs[0]) for operator in main.operators for place in operator.outputs}
+    for operator in main.operators:
+        if operator_code(model, operator) in (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D):
+            weight = int(operator.inputs[1])
+            half = main.tensors[before.get(weight, weight)].type == schema.TensorType.FLOAT16
+            yield main.tensors[int(operator.outputs[0])].name.decode(), "" if half else "weights are not float16"
 
 
 def _onnx(model: bytes, types: tuple[str, ...]) -> Iterator[Fault]:

@@ -158,7 +158,7 @@ def state_table(sweeps: Sequence[dict[str, Any]], targets: Sequence[str]) -> tup
         sweeps: contents of ``sweep.json``.
         targets: names, in the order of the rows.
     """
-    head = ["target", *(f"{found['backbone']} ({found['task']})" for found in sweeps)]
+    head = ["target", *(f"{found['backbone']} ({found['task']}, {found['input_px']} px)" for found in sweeps)]
     rows: list[Sequence[str]] = []
     for target in targets:
         cells = []

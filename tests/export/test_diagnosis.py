@@ -162,4 +162,4 @@ def test_network_that_loses_nothing_has_nothing_to_suggest(pixels: np.ndarray) -
     found = diagnose(layers, [_row(True)], outputs, outputs, np.arange(3), LABELS, ["1", "2", "3"])
     assert found.flips == () and found.suggestion is None
     assert "all gates passed" in found.text() and "no picture changed" in found.text()
-    assert isinstance(Suggestion(("r",), ()).text(), str)
+    assert "suggestion: --recipe r" in Suggestion(("r",), ()).text()

@@ -252,6 +252,28 @@ def test_scales_along_the_wrong_axis_are_caught(source: Source) -> None:
     assert _failed(export) == {("fp32 -> onnx-int8", FINITE)}, "no engine takes it where it is not square"
 
 
+def test_fine_tuning_is_compared_with_the_network_it_started_from(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX comes out of it as it is; TFLite starts from its network in float, and rounds to the nearest step."""
+    from export.qat import Tuned
+
+    asked: list[tuple[int, bool]] = []
+    made = make_quantized(source.onnx().files, source.calibration_pixels, parse_recipe("onnx-int8-trt"))["model.onnx"]
+
+    def tuned(
+        run: Run, index: Index, pixels: Pixels, seen: Pixels, epochs: int, seed: int, signed: bool, *_: object
+    ) -> Tuned:
+        asked.append((epochs, signed))
+        return Tuned(source.network, made, (0.0,) * epochs)
+
+    monkeypatch.setattr("export.qat.fine_tune", tuned)
+    onnx, tflite = (export_recipe(source, parse_recipe(name)) for name in ("onnx-int8-trt:qat=2", "tflite-int8:qat=1"))
+    assert asked == [(2, True), (1, True)] and onnx.models == {"model.onnx": made}
+    nearest = export_recipe(source, parse_recipe("tflite-int8:rounding=nearest"))
+    assert tflite.models == nearest.models and tflite.name.endswith("tflite-int8-qat-1")
+
+
 def test_run_that_is_not_evaluated_is_refused(run: Run) -> None:
     info = {key: value for key, value in run.info.items() if key != "metrics"}
     with pytest.raises(ExportError, match="python -m train evaluate"):

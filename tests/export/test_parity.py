@@ -58,7 +58,7 @@ def test_logits_cut_off_and_logits_that_all_move_fail() -> None:
     highest = np.float32(np.quantile(reference.logits, 0.9))
     cut_off = _rows(reference, Outputs(np.minimum(reference.logits, highest), reference.class_map), targets)
     assert not cut_off[GATES["logit_error"].measure].passed
-    moved = _rows(reference, Outputs(reference.logits + np.float32(0.05), reference.class_map), targets)
+    moved = _rows(reference, Outputs(reference.logits + np.float32(0.2), reference.class_map), targets)
     assert not moved[GATES["logit_shift"].measure].passed
     assert moved[GATES["logit_error"].measure].passed and moved["top-1 agreement"].value == 1.0
 

@@ -227,3 +227,18 @@ def test_faults_of_a_tflite_file_are_named(tflite: Mapping[str, bytes]) -> None:
         assert right == wanted - 1 and says in first
     assert check_structure({"model.tflite": TINY.read_bytes()}, "int8", 0)[0] == 0, "a float file"
     assert "INT8 inputs" in check_structure(tflite, "int16", 0)[2], "8 bits where 16 were asked for"
+
+
+def test_weights_alone_are_looked_at_too(full: bytes, pixels: np.ndarray) -> None:
+    """A quantizer that does nothing gives a model that agrees with the original in everything."""
+    whole = {"model.tflite": TINY.read_bytes()}
+    for target, right in (("tflite-fp16", "float16"), ("tflite-dynamic", "int8 per-channel")):
+        recipe = parse_recipe(target)
+        made = make_quantized(whole, pixels, recipe)
+        activations, weights = recipe.target.activations, recipe.target.weights
+        assert weights == right and check_structure(made, activations, 0, weights) == (2, 2, "")
+        found, wanted, fault = check_structure(whole, activations, 0, weights)
+        assert (found, wanted) == (0, 2) and "weights" in fault
+    halved = make_quantized({"model.onnx": full}, pixels, parse_recipe("onnx-fp16"))
+    assert check_structure(halved, "float16", 0, "float16") == (5, 5, "")
+    assert check_structure({"model.onnx": full}, "float16", 0, "float16")[0] == 0

@@ -175,7 +175,9 @@ def test_what_cannot_work_is_told_before_anything_is_measured(
     assert "has no name" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "7", '{"backbone": "b", "task": "t", "targets": [{}]}', "\x00"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "7", '{"backbone": "b", "task": "t", "input_px": 9, "targets": [{}]}', "\x00"]
+)
 def test_damaged_result_of_a_sweep_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(ExportError, match="not what a sweep found"):
@@ -205,6 +207,6 @@ def test_targets_are_listed_with_what_became_of_them(capsys: pytest.CaptureFixtu
     assert main(["targets", "--json"]) == 0
     stated = json.loads(capsys.readouterr().out)
     assert [row["target"] for row in stated["targets"]] == list(TARGETS)
-    sweeps = [{"backbone": "b", "task": "t", "targets": [{"recipe": "onnx-fp32", "state": NOT_MADE}]}]
+    sweeps = [{"backbone": "b", "task": "t", "input_px": 9, "targets": [{"recipe": "onnx-fp32", "state": NOT_MADE}]}]
     head, rows = state_table(sweeps, ["onnx-fp32", "onnx-int8"])
-    assert list(head) == ["target", "b (t)"] and rows == [["onnx-fp32", NOT_MADE], ["onnx-int8", "-"]]
+    assert list(head) == ["target", "b (t, 9 px)"] and rows == [["onnx-fp32", NOT_MADE], ["onnx-int8", "-"]]
