@@ -160,7 +160,8 @@ def heatmap_agreement(
     """Compare two models' class maps of the reference's predicted class, picture by picture.
 
     Returns:
-        Spearman's rank correlation over the positions (N,), 0 where one of them is flat; the reference's heat, as a
+        Spearman's rank correlation over the positions (N,), 0 where one of them is flat, 1 where there is but one
+        position; the reference's heat, as a
         share of its peak, at the candidate's hottest cell (N,), 0..1; and whether that is the same cell (N,). A
         quantized map has ties: its peak is the best of the cells that reach its maximum.
     """
@@ -178,6 +179,8 @@ def heatmap_agreement(
     norm = np.sqrt((ranks_before**2).sum(1) * (ranks_after**2).sum(1))
     together = (ranks_before * ranks_after).sum(1)
     rank = np.divide(together, norm, out=np.zeros_like(norm), where=norm > 0)
+    if before.shape[1] == 1:  # nothing to rank, so nothing is out of order
+        rank = np.ones_like(norm)
     peak = before.max(1)
     found = np.where(after == after.max(1, keepdims=True), before, -np.inf).max(1)  # (N,) reference's heat there
     kept = np.divide(np.maximum(found, 0), peak, out=np.zeros_like(peak), where=peak > 0)

@@ -28,7 +28,7 @@ from edge_runtime.preprocess import Pixels
 
 from .graph_input import CENTRE, open_whole, quantization, read_graph, take_off_normalisation, write_graph
 from .layer_names import Layer, tflite_layers
-from .max_pooling import pad_with_values
+from .padding import pad_with_values
 
 Floats = npt.NDArray[np.float64]
 Rounding = tuple[float, float, int, int]

@@ -26,7 +26,7 @@ from edge_runtime.preprocess import Pixels
 from .activations import Activations, watch
 from .errors import ExportError
 from .graph_input import CENTRE, NORMALISED, RANGES, put_on_pixels, take_off_normalisation
-from .max_pooling import pad_with_values
+from .padding import pad_with_values
 from .ranges import least_squares_ranges, set_ranges
 from .recipes import Recipe
 from .rounding import round_weights

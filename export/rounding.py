@@ -10,6 +10,7 @@ stay as they are, and it costs nothing on the device.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,12 +81,11 @@ def compensated(exact: Floats, scale: Floats, covariance: Floats) -> Floats:
     groups, _, count = exact.shape
     diagonal = np.diagonal(covariance, axis1=1, axis2=2)
     level = diagonal.mean(1)
-    damped = covariance + (DAMPING * level + (level <= 0))[:, None, None] * np.eye(count)
     order = np.argsort(-diagonal, axis=1, kind="stable")  # (groups, I): the inputs that matter most are rounded first
     back, group = order[:, ::-1], np.arange(groups)[:, None]
     # row c of the upper Cholesky factor of the inverse says how the weights after c make up for an error in c. It is
     # the inverse of the lower factor of the covariance itself, written backwards
-    lower = np.linalg.cholesky(damped[group[..., None], back[:, :, None], back[:, None, :]])
+    lower = _factor(covariance[group[..., None], back[:, :, None], back[:, None, :]], level)
     upper = np.stack([lapack.dtrtri(one, lower=1)[0] for one in lower])[:, ::-1, ::-1]
     left = np.take_along_axis(exact, order[:, None, :], axis=2)
     steps = np.empty_like(left)
@@ -101,6 +101,21 @@ def compensated(exact: Floats, scale: Floats, covariance: Floats) -> Floats:
     unsorted = np.empty_like(steps)
     np.put_along_axis(unsorted, np.broadcast_to(order[:, None, :], steps.shape), steps, axis=2)
     return unsorted
+
+
+def _factor(covariance: Floats, level: Floats) -> Floats:
+    """Return the lower Cholesky factor of damped covariances.
+
+    Args:
+        covariance: (groups, I, I); where inputs hardly vary around a large mean, its own rounding may make it indefinite.
+        level: (groups,) mean of its diagonal.
+    """
+    ones = np.eye(covariance.shape[-1])
+    for damping in (DAMPING, 10 * DAMPING):
+        with contextlib.suppress(np.linalg.LinAlgError):
+            found: Floats = np.linalg.cholesky(covariance + (damping * level + (level <= 0))[:, None, None] * ones)
+            return found
+    return np.linalg.cholesky(covariance * ones + (level + (level <= 0))[:, None, None] * ones)  # each on its own
 
 
 def _grouped(weights: Floats, depthwise: bool) -> Floats:

@@ -157,25 +157,34 @@ def _onnx(model: bytes, types: tuple[str, ...]) -> Iterator[Fault]:
         axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
         return node.input[0], numpy_helper.to_array(scale), zero, int(axis)
 
+    def sources(name: str) -> list[tuple[Any, Any, Any, int] | None]:
+        """Return the pairs that a tensor comes out of, behind operators that only move values; None for what has none."""
+        node = made_by.get(name)
+        if node is not None and node.op_type in ("MaxPool", "Concat"):
+            return [source for part in node.input for source in sources(part)]
+        return [pair(name)]
+
     for node in graph.node:
         if node.op_type != "Conv":
             continue
-        weight, given, fault = pair(node.input[1]), pair(node.input[0]), ""
+        weight, given, fault = pair(node.input[1]), sources(node.input[0]), ""
+        read = [source for source in given if source is not None]
         if weight is None or weight[0] not in constants:
             fault = "no int8 weights"
-        elif given is None:
+        elif len(read) < len(given):
             fault = "inputs are not quantized"
         else:
             stored, scale, zero, axis = constants[weight[0]], *weight[1:]
-            kind = onnx.TensorProto.DataType.Name(given[2].data_type)
+            kinds = {onnx.TensorProto.DataType.Name(source[2].data_type) for source in read}
             if onnx.TensorProto.DataType.Name(stored.data_type) != "INT8":
                 fault = f"{onnx.TensorProto.DataType.Name(stored.data_type)} weights"
             elif scale.size != stored.dims[0] or (axis != 0 and scale.size > 1):
                 fault = f"{scale.size} scales along axis {axis} of weights {list(stored.dims)}"
-            elif numpy_helper.to_array(zero).any() or numpy_helper.to_array(given[2]).any():
+            elif any(numpy_helper.to_array(one).any() for one in (zero, *(source[2] for source in read))):
                 fault = "a zero point"
-            elif kind not in types or given[1].size != 1:
-                fault = f"{kind} inputs with {given[1].size} scales"
+            elif not kinds <= set(types) or any(source[1].size != 1 for source in read):
+                sizes = ", ".join(str(source[1].size) for source in read)
+                fault = f"{' and '.join(sorted(kinds))} inputs with {sizes} scales"
         yield module_path(node.name), fault
 
 
@@ -186,9 +195,10 @@ def _openvino(files: dict[str, bytes]) -> Iterator[Fault]:
         if op.get_type_name() not in ("Convolution", "GroupConvolution"):
             continue
         fault = ""
-        given, weight = (_before(op, place, ("Transpose", "Reshape")) for place in (0, 1))
-        if given.get_type_name() != "FakeQuantize":
-            fault = f"inputs come from {given.get_type_name()}"
+        given, (weight,) = (_sources(op.input_value(place).get_node()) for place in (0, 1))
+        unrounded = [node.get_type_name() for node in given if node.get_type_name() != "FakeQuantize"]
+        if unrounded:
+            fault = f"inputs come from {unrounded[0]}"
         elif weight.get_type_name() not in ("Multiply", "FakeQuantize"):
             fault = f"weights come from {weight.get_type_name()}"
         else:
@@ -196,22 +206,30 @@ def _openvino(files: dict[str, bytes]) -> Iterator[Fault]:
             last = weight.get_input_size() - 1
             scales = int(np.prod(list(weight.input_value(last).get_shape())))
             channels = int(op.output(0).get_partial_shape().get_max_shape()[1])
-            low, high = (given.input_value(bound).get_node().get_data().ravel() for bound in (3, 4))
             if scales != channels:
                 fault = f"{scales} scales for {channels} channels of weights"
-            elif low.size != 1 or high.size != 1:
-                fault = f"inputs with {low.size} scales"
-            elif low[0] and not np.isclose(127 * low[0], -128 * high[0]):  # uint8 from 0 on, or int8 around 0
-                fault = "inputs with a zero point"
+            fault = fault or next(filter(None, map(_range_fault, given)), "")
         yield module_path(op.get_friendly_name().removesuffix("/WithoutBiases")), fault
 
 
-def _before(op: Any, place: int, moves: tuple[str, ...]) -> Any:
-    """Return what gives an OpenVINO operator its input, behind operators that only move values."""
-    node = op.input_value(place).get_node()
-    while node.get_type_name() in moves:
-        node = node.input_value(0).get_node()
-    return node
+def _range_fault(node: Any) -> str:
+    """Say what is wrong with the range that a FakeQuantize of activations rounds to."""
+    low, high = (node.input_value(bound).get_node().get_data().ravel() for bound in (3, 4))
+    if low.size != 1 or high.size != 1:
+        return f"inputs with {low.size} scales"
+    if low[0] and not np.isclose(127 * low[0], -128 * high[0]):  # neither uint8 from 0 on, nor int8 around 0
+        return "inputs with a zero point"
+    return ""
+
+
+def _sources(node: Any) -> list[Any]:
+    """Return what an OpenVINO tensor comes out of, behind operators that only move values."""
+    kind = node.get_type_name()
+    if kind == "Concat":
+        return [found for part in node.input_values() for found in _sources(part.get_node())]
+    if kind in ("Transpose", "Reshape", "MaxPool"):
+        return _sources(node.input_value(0).get_node())
+    return [node]
 
 
 def exact_levels(files: Mapping[str, bytes]) -> int:

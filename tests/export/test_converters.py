@@ -24,7 +24,7 @@ from export.converter_process import run_converter
 from export.errors import ExportError
 from export.graph_input import exact_levels, operator_code, read_graph, take_off_normalisation
 from export.layer_noise import tflite_noise
-from export.max_pooling import pad_with_values
+from export.padding import pad_with_values
 from export.quantize import quantize
 from export.recipes import parse_recipe
 from export.to_onnx import to_onnx
@@ -151,6 +151,21 @@ def test_pooling_pads_with_values(full: bytes, pixels: np.ndarray) -> None:
     assert _codes(full).count("PADV2") == 2 and "PADV2" not in _codes(padded) and "MIRROR_PAD" in _codes(padded)
     for found, wanted in zip(_outputs(padded, pixels), _outputs(full, pixels), strict=True):
         np.testing.assert_array_equal(found, wanted)
+
+
+def test_average_pooling_pads_with_zeros_that_need_no_scale(pixels: np.ndarray) -> None:
+    """InceptionV3's; the converter's PADV2 has a constant that the quantizer cannot quantize."""
+
+    def features(pretrained: bool) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.AvgPool2d(3, 1, 1), nn.Conv2d(4, 8, 1), nn.ReLU())
+
+    network = SelfExplaining(Backbone("tiny", "Tiny", features, 8, PX, "", "tf", "", "0", ""), 4).eval()
+    model = to_tflite(network, to_onnx(network, PX), PX)
+    padded = pad_with_values(model)
+    assert "PADV2" in _codes(model) and "PADV2" not in _codes(padded)
+    for found, wanted in zip(_outputs(padded, pixels), _outputs(model, pixels), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert exact_levels(quantize(model, pixels[:8], parse_recipe("tflite-int8"), threads=1)) == 256
 
 
 def test_batch_normalisation_is_two_operators_at_most(full: bytes) -> None:

@@ -94,6 +94,12 @@ def test_heatmaps_are_those_of_the_references_class_and_ties_count() -> None:
     assert heatmap_agreement(reference, flat)[0][0] == 0.0, "a flat map explains nothing"
 
 
+def test_map_of_one_cell_has_nothing_to_rank() -> None:
+    one = Outputs(np.array([[1.0, 0.0]], np.float32), np.ones((1, 1, 1, 2), np.float32))
+    rank, kept, same = heatmap_agreement(one, Outputs(one.logits, 0.5 * one.class_map))
+    assert rank[0] == kept[0] == 1.0 and same[0]
+
+
 def test_calibration_row_counts_classes() -> None:
     from export.calibration import CalibrationSet
 

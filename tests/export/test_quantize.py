@@ -160,6 +160,14 @@ def test_weights_alone(full: bytes, pixels: np.ndarray, target: str, share: floa
     assert _error(full, model, pixels) < share * spread
 
 
+def test_compensation_survives_a_covariance_that_rounding_made_indefinite() -> None:
+    exact = np.random.default_rng(0).normal(size=(1, 4, 6))
+    wrong = np.ones((1, 6, 6)) - 0.5 * np.eye(6)  # has eigenvalues of -0.5 beside its mean of 0.5
+    assert np.linalg.eigvalsh(wrong[0]).min() < -0.1
+    steps = compensated(exact, np.full((1, 4), 0.1), wrong)
+    assert np.array_equal(steps, np.rint(exact / 0.1)), "as if the inputs had nothing to do with each other"
+
+
 def test_least_squares_range_trades_clipping_for_precision() -> None:
     rng = np.random.default_rng(0)
     even = rng.uniform(-1, 3, 50_000).astype(np.float32)

@@ -37,6 +37,7 @@ def _features(pretrained: bool) -> nn.Module:
         nn.ReLU(),
         nn.Conv2d(8, 8, 1),
         nn.ReLU(),
+        nn.MaxPool2d(3, stride=1, padding=1),
         nn.Conv2d(8, 16, 3, stride=2, padding=1),
         nn.ReLU(),
     )
@@ -137,7 +138,7 @@ def _wrong_axis(graph: Any) -> None:
 
 
 def _one_scale(graph: Any) -> None:
-    _, scale, zero = _of_weight(graph, "features.6")
+    _, scale, zero = _of_weight(graph, "features.7")
     scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale).max(), scale.name))
     zero.CopyFrom(numpy_helper.from_array(np.array(0, np.int8), zero.name))
 
@@ -151,7 +152,7 @@ def _zero_point(graph: Any) -> None:
     ("fault", "says"),
     [
         (_wrong_axis, "features.4: 8 scales along axis 1"),
-        (_one_scale, "features.6: 1 scales along axis"),
+        (_one_scale, "features.7: 1 scales along axis"),
         (_zero_point, "features.0: a zero point"),
     ],
 )

@@ -1,10 +1,11 @@
-"""Max pooling: pads it with values that 8-bit integers have, where a converter pads with minus infinity.
+"""Padding: with values that 8-bit integers have, in operators that a quantizer takes.
 
-Where pooling pads in a way that TFLite's SAME does not, converters put a PADV2 of minus infinity (or the lowest float)
-in front of it. That has no scale: a quantizer fails on it, or gives it all 256 steps. Two other paddings give the very
-same maxima. Where nothing is negative, behind a ReLU, it is zero. Elsewhere it is the picture's own border, mirrored:
-where a window reaches ``i`` cells over the border, the mirrored cells ``0 .. i - 1`` are in the window anyhow, as a
-pooling may not pad by more than half its window (torch refuses it, and so does this).
+Where pooling pads in a way that TFLite's SAME does not, converters put a PADV2 in front of it. That of an average
+pooling pads with zeros, which PAD does, too, without a constant that has to be quantized. That of a max pooling pads
+with minus infinity (or the lowest float), which has no scale: a quantizer fails on it, or gives it all 256 steps. Two
+other paddings give the very same maxima. Where nothing is negative, behind a ReLU, it is zero. Elsewhere it is the
+picture's own border, mirrored: where a window reaches ``i`` cells over the border, the mirrored cells ``0 .. i - 1``
+are in the window anyhow, as a pooling may not pad by more than half its window (torch refuses it, and so does this).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _LOWEST = -3e38
 
 
 def pad_with_values(model: bytes) -> bytes:
-    """Replace every PADV2 of minus infinity in front of a max pooling by a padding that can be quantized.
+    """Replace every PADV2 of zeros, and of minus infinity in front of a max pooling, by one that can be quantized.
 
     Args:
         model: TFLite in float.
@@ -32,10 +33,13 @@ def pad_with_values(model: bytes) -> bytes:
     graph = read_graph(model)
     main = graph.subgraphs[0]
     for operator in main.operators:
-        if operator_code(graph, operator) == int(schema.BuiltinOperator.PADV2) and _before_pooling(graph, operator):
-            source, pads, _ = operator.inputs
+        if operator_code(graph, operator) != int(schema.BuiltinOperator.PADV2):
+            continue
+        source, pads, _ = operator.inputs
+        zeros = _zeros(graph, operator)
+        if zeros or _before_pooling(graph, operator):
             operator.inputs = [source, pads]
-            if _never_negative(graph, int(source)):
+            if zeros or _never_negative(graph, int(source)):
                 operator.opcodeIndex = _code(graph, schema.BuiltinOperator.PAD)
                 operator.builtinOptionsType = schema.BuiltinOptions.PadOptions
                 operator.builtinOptions = schema.PadOptionsT()
@@ -45,6 +49,12 @@ def pad_with_values(model: bytes) -> bytes:
                 operator.builtinOptions = schema.MirrorPadOptionsT()
                 operator.builtinOptions.mode = schema.MirrorPadMode.SYMMETRIC
     return write_graph(graph)
+
+
+def _zeros(graph: Any, operator: Any) -> bool:
+    """Tell whether a PADV2 pads with zeros."""
+    filled = graph.buffers[graph.subgraphs[0].tensors[operator.inputs[2]].buffer].data
+    return filled is not None and not np.asarray(filled, np.uint8).any()
 
 
 def _before_pooling(graph: Any, operator: Any) -> bool:
