@@ -107,15 +107,16 @@ def _factor(covariance: Floats, level: Floats) -> Floats:
     """Return the lower Cholesky factor of damped covariances.
 
     Args:
-        covariance: (groups, I, I); where inputs hardly vary around a large mean, its own rounding may make it indefinite.
+        covariance: (groups, I, I); where inputs hardly vary around a large mean, its rounding may make it indefinite.
         level: (groups,) mean of its diagonal.
     """
     ones = np.eye(covariance.shape[-1])
     for damping in (DAMPING, 10 * DAMPING):
         with contextlib.suppress(np.linalg.LinAlgError):
-            found: Floats = np.linalg.cholesky(covariance + (damping * level + (level <= 0))[:, None, None] * ones)
-            return found
-    return np.linalg.cholesky(covariance * ones + (level + (level <= 0))[:, None, None] * ones)  # each on its own
+            damped = covariance + (damping * level + (level <= 0))[:, None, None] * ones
+            return np.asarray(np.linalg.cholesky(damped), np.float64)
+    alone = (covariance + (level + (level <= 0))[:, None, None]) * ones  # each input as if the others were not there
+    return np.asarray(np.linalg.cholesky(alone), np.float64)
 
 
 def _grouped(weights: Floats, depthwise: bool) -> Floats:

@@ -158,7 +158,7 @@ def _onnx(model: bytes, types: tuple[str, ...]) -> Iterator[Fault]:
         return node.input[0], numpy_helper.to_array(scale), zero, int(axis)
 
     def sources(name: str) -> list[tuple[Any, Any, Any, int] | None]:
-        """Return the pairs that a tensor comes out of, behind operators that only move values; None for what has none."""
+        """Return the pairs that a tensor comes out of, behind operators that only move values; None: it has none."""
         node = made_by.get(name)
         if node is not None and node.op_type in ("MaxPool", "Concat"):
             return [source for part in node.input for source in sources(part)]
