@@ -157,9 +157,9 @@ def test_average_pooling_pads_with_zeros_that_need_no_scale(pixels: np.ndarray) 
     """InceptionV3's; the converter's PADV2 has a constant that the quantizer cannot quantize."""
 
     def features(pretrained: bool) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.AvgPool2d(3, 1, 1), nn.Conv2d(4, 8, 1), nn.ReLU())
+        return nn.Sequential(nn.Conv2d(3, 4, 16, 16), nn.ReLU(), nn.AvgPool2d(3, 1, 1), nn.Conv2d(4, 8, 1), nn.ReLU())
 
-    network = SelfExplaining(Backbone("tiny", "Tiny", features, 8, PX, "", "tf", "", "0", ""), 4).eval()
+    network = SelfExplaining(Backbone("tiny", "Tiny", features, 8, PX, "", "tf", "", "0", ""), CLASSES).eval()
     model = to_tflite(network, to_onnx(network, PX), PX)
     padded = pad_with_values(model)
     assert "PADV2" in _codes(model) and "PADV2" not in _codes(padded)
