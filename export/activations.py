@@ -21,6 +21,9 @@ Floats = npt.NDArray[np.float64]
 VALUES = 2000
 """Taken of each tensor and picture."""
 
+WIDE, GATHERED = 1280, 1000
+"""Inputs of one output beyond which positions are gathered, and how many, before their products are taken."""
+
 POSITIONS = 100
 """Of each convolution's output, taken of each picture."""
 
@@ -48,15 +51,26 @@ class Moments:
         self._count = 0
         self._sum: Any = 0.0
         self._squares: Any = 0.0  # float32 once it is a matrix: large ones take most of the memory
+        self._waiting: list[npt.NDArray[np.float32]] = []
 
     def add(self, patches: npt.NDArray[np.float32]) -> None:
         """Take in what weights see at some positions, (groups, positions, I)."""
         self._count += patches.shape[1]
         self._sum = self._sum + patches.sum(1, dtype=np.float64)
-        self._squares = self._squares + patches.transpose(0, 2, 1) @ patches
+        self._waiting.append(patches)
+        # a few positions of a wide layer are added to a matrix of a hundred megabytes: better many at a time
+        if patches.shape[2] <= WIDE or sum(part.shape[1] for part in self._waiting) >= GATHERED:
+            self._add_waiting()
+
+    def _add_waiting(self) -> None:
+        if self._waiting:
+            together = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting, axis=1)
+            self._squares = self._squares + together.transpose(0, 2, 1) @ together
+            self._waiting.clear()
 
     def inputs(self) -> Inputs:
         """Return mean and covariance of all that was taken in."""
+        self._add_waiting()
         mean = self._sum / self._count
         return Inputs(mean, self._squares.astype(np.float64) / self._count - mean[:, :, None] * mean[:, None, :])
 
