@@ -218,9 +218,10 @@ def _targets(args: argparse.Namespace) -> None:
     print("\nOptions, TARGET:OPTION=VALUE,..., the default first:")
     for option in OPTIONS.values():
         print(f"  {option.name}={'|'.join(option.choices) or option.example}: {option.title}")
-    if sweeps:
-        print("\nWhat became of every backbone (model files; degraded: a gate failed):")
-        print(columns(*state_table(sweeps, list(TARGETS)), rule=True))
+    for task in dict.fromkeys(found["task"] for found in sweeps):
+        mine = [found for found in sweeps if found["task"] == task]
+        print(f"\nWhat became of {task}: MB of the model's files; !: a gate failed; -: not tried")
+        print(columns(*state_table(mine, list(TARGETS)), rule=True))
 
 
 def _option_facts() -> list[dict[str, Any]]:

@@ -152,13 +152,13 @@ def pareto_picture(found: dict[str, Any]) -> Figure:
 
 
 def state_table(sweeps: Sequence[dict[str, Any]], targets: Sequence[str]) -> tuple[Sequence[str], list[Sequence[str]]]:
-    """Return head and rows of a table: what became of every backbone and target, size in MB or why not.
+    """Return head and rows of a table: what became of every backbone and target; MB, with "!" where a gate failed.
 
     Args:
-        sweeps: contents of ``sweep.json``.
+        sweeps: contents of ``sweep.json``, of one task.
         targets: names, in the order of the rows.
     """
-    head = ["target", *(f"{found['backbone']} ({found['task']}, {found['input_px']} px)" for found in sweeps)]
+    head = ["target", *(f"{found['backbone']} {found['input_px']} px" for found in sweeps)]
     rows: list[Sequence[str]] = []
     for target in targets:
         cells = []
@@ -167,8 +167,8 @@ def state_table(sweeps: Sequence[dict[str, Any]], targets: Sequence[str]) -> tup
             if entry is None:
                 cells.append("-")
             elif "model_bytes" in entry:
-                mark = "" if entry["state"] == "passed" else ", degraded"
-                cells.append(f"{entry['model_bytes'] / 1e6:.2f} MB{mark}")
+                mark = "" if entry["state"] == "passed" else " !"
+                cells.append(f"{entry['model_bytes'] / 1e6:.2f}{mark}")
             else:
                 cells.append(entry["state"])
         rows.append([target, *cells])
