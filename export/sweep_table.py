@@ -130,16 +130,19 @@ def pareto_picture(found: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     front = pareto(found["targets"])
-    for entry in found["targets"]:
-        if "speedup" not in entry:
-            continue
+    made = sorted(
+        (entry for entry in found["targets"] if "speedup" in entry), key=lambda entry: entry["speedup"]["value"]
+    )
+    for number, entry in enumerate(made):
         across, up = entry["speedup"]["value"], entry["macro_f1"]["value"]
         colour = "tab:green" if entry["state"] == "passed" else "tab:red"
         filled = colour if entry["recipe"] in front else "none"
         axes.scatter(across, up, s=20 + 900 * entry["size_ratio"], edgecolors=colour, facecolors=filled, alpha=0.6)
-        axes.annotate(entry["recipe"], (across, up), fontsize=7, xytext=(4, 4), textcoords="offset points")
+        below = 14 + 9 * (number % 4)  # neighbours' names on lines of their own
+        axes.annotate(entry["recipe"], (across, up), fontsize=7, xytext=(0, -below), textcoords="offset points")
     axes.axhline(found["macro_f1"]["value"], color="grey", linestyle="--", linewidth=1)
     axes.axvline(1, color="grey", linestyle="--", linewidth=1)
+    axes.margins(x=0.15, y=0.3)
     axes.set(
         xscale="log",
         xlabel=f"times faster than PyTorch fp32, {found['latency']['threads']} thread(s), batch 1",
