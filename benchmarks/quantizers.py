@@ -18,6 +18,7 @@ from edge_runtime.errors import UsageError
 from edge_runtime.guard import guarded
 from export.interleave import interleave, latency
 from export.recipes import CALIBRATION_IMAGES, Recipe, parse_recipe
+from train.layout import columns
 
 VARIANTS: dict[str, Recipe] = {
     f"{ranges}, {rounding}": parse_recipe(f"tflite-int8:ranges={ranges},rounding={rounding}")
@@ -58,14 +59,13 @@ def compare(folder: Path, index_folder: Path | None, images: int, others: dict[s
     engines = {name: open_engine("litert", model, spec, threads=1) for name, model in models.items()}
     picture = np.array(pixels[test[0]])
     times = interleave({name: lambda engine=engine: engine.run(picture) for name, engine in engines.items()}, rounds)
-    rows = [("", "top-1 agreement", "macro-F1, pp", "logits, rms", "map, rms", "Spearman", "same peak", "ms", "MB")]
+    head = ("", "top-1 agreement", "macro-F1, pp", "logits, rms", "map, rms", "Spearman", "same peak", "ms", "MB")
+    rows = []
     for name, model in models.items():
         outputs = engine_outputs(model, spec, pixels, test, "litert")
         found = figures(reference, outputs, index, test)
         rows.append((name, *found, f"{latency(times[name]).p50_ms:.2f}", f"{len(model['model.tflite']) / 1e6:.3f}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([f"{folder}: {len(test)} test pictures, {images} calibration pictures", *lines])
+    return f"{folder}: {len(test)} test pictures, {images} calibration pictures\n{columns(head, rows)}"
 
 
 def figures(reference: Any, outputs: Any, index: Any, test: list[int]) -> tuple[str, ...]:

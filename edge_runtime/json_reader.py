@@ -103,6 +103,24 @@ class Node:
             raise BundleError(f"{self.source}: {self.at(key)}: missing")
         return self.value[key]
 
+    def version(self, form: str, newest: int) -> int:
+        """Return the version of a document, read before all else: what a newer one calls its keys is not ours to judge.
+
+        Args:
+            form: what ``format`` must be.
+            newest: version that this program knows.
+        """
+        self.choice("format", form)
+        version = self.integer("version", 1)
+        if version > newest:
+            raise BundleError(
+                f"{self.source}: version: newer than this program",
+                got=version,
+                expected=f"at most {newest}",
+                todo="update leukoscope",
+            )
+        return version
+
     def node(self, key: str) -> Node:
         """Return an object."""
         value = self.need(key)

@@ -182,16 +182,7 @@ def parse_manifest(text: bytes, source: str = MANIFEST_NAME) -> Manifest:
         BundleError: anything ``docs/bundle-format.md`` does not allow; names the key.
     """
     top = Node(load_object(text, source, MAX_MANIFEST_BYTES), source, "")
-    # Format and version first: what a newer version calls its keys is not ours to complain about.
-    top.choice("format", FORMAT)
-    version = top.integer("version", 1)
-    if version > VERSION:
-        raise BundleError(
-            f"{source}: version: newer than this program",
-            got=version,
-            expected=f"at most {VERSION}",
-            todo="update leukoscope",
-        )
+    version = top.version(FORMAT, VERSION)
     name = top.line("name")
     if not _NAME.fullmatch(name):
         raise top.wrong("name", repr(name), "lower-case letters, digits and hyphens")

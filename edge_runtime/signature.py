@@ -125,15 +125,7 @@ def parse_signature(text: bytes, source: str = SIGNATURE_NAME) -> Signature:
         BundleError: not what ``docs/bundle-format.md`` says; names the key.
     """
     top = Node(load_object(text, source, MAX_SIGNATURE_BYTES), source, "")
-    top.choice("format", FORMAT)
-    version = top.integer("version", 1)
-    if version > VERSION:
-        raise BundleError(
-            f"{source}: version: newer than this program",
-            got=version,
-            expected=f"at most {VERSION}",
-            todo="update leukoscope",
-        )
+    top.version(FORMAT, VERSION)
     try:
         key = PublicKey.parse(top.line("key"))
     except ValueError as error:

@@ -145,6 +145,35 @@ def quantizers() -> Iterator[Any]:
         functions._loaded_namespace = compiled
 
 
+def post_training(nncf: Any, model: Any, dataset: Any, pictures: int, correct_bias: bool, **options: Any) -> Any:
+    """Quantize a model after training, as all INT8 of this project is, silently.
+
+    Args:
+        nncf: see `quantizers`.
+        model: what NNCF takes: a torch module, an ONNX graph.
+        dataset: the calibration set, as that model reads it.
+        pictures: how many it has.
+        correct_bias: let NNCF correct the biases.
+        options: more for ``nncf.quantize``.
+    """
+    from nncf.quantization import advanced_parameters as advanced
+
+    # its progress bars are printed whatever its log level is
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return nncf.quantize(
+            model,
+            dataset,
+            preset=nncf.QuantizationPreset.PERFORMANCE,
+            subset_size=pictures,
+            advanced_parameters=advanced.AdvancedQuantizationParameters(
+                overflow_fix=advanced.OverflowFix.DISABLE,  # for CPUs older than what LiteRT needs
+                disable_bias_correction=not correct_bias,
+                activations_quantization_params=advanced.QuantizationParameters(per_channel=False),
+            ),
+            **options,
+        )
+
+
 def fold(network: SelfExplaining) -> SelfExplaining:
     """Return a copy, in eval mode, whose batch norms right behind a convolution are part of it; names stay.
 
@@ -182,21 +211,14 @@ def insert_quantizers(nncf: Any, network: SelfExplaining, pixels: Pixels, signed
     Returns:
         (N, 3, H, W) normalised -> (N, K, h, w), in eval mode; its weights are a copy.
     """
-    from nncf.quantization import advanced_parameters as advanced
-
     normalise = network.normalise
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        core: nn.Module = nncf.quantize(
-            copy.deepcopy(Core(network)),
-            nncf.Dataset(list(pixels), lambda picture: normalise(torch.from_numpy(np.array(picture[None])))),
-            preset=nncf.QuantizationPreset.PERFORMANCE,
-            subset_size=len(pixels),
-            advanced_parameters=advanced.AdvancedQuantizationParameters(
-                disable_bias_correction=True,  # compensated rounding has its own
-                overflow_fix=advanced.OverflowFix.DISABLE,
-                activations_quantization_params=advanced.QuantizationParameters(per_channel=False),
-            ),
-        )
+    core: nn.Module = post_training(
+        nncf,
+        copy.deepcopy(Core(network)),
+        nncf.Dataset(list(pixels), lambda picture: normalise(torch.from_numpy(np.array(picture[None])))),
+        len(pixels),
+        correct_bias=False,  # compensated rounding has its own
+    )
     with torch.no_grad():
         for name, quantizer in activation_quantizers(core).items():
             if signed:

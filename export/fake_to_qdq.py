@@ -16,6 +16,7 @@ import numpy as np
 from .fake_quantized import HOOKS, Whole
 from .layer_names import module_path
 from .onnx_rounding import round_onnx
+from .qdq import drop_unused
 from .rounding import LARGEST
 from .to_onnx import to_onnx
 
@@ -65,10 +66,8 @@ def fold_weights(graph: Any) -> None:
         rounded = np.clip(np.rint(weight / scale.reshape(shape)), -LARGEST, LARGEST).astype(np.int8)
         main.initializer.append(numpy_helper.from_array(rounded, node.output[0]))
         main.node.remove(node)
-    read = {name for node in main.node for name in node.input} | {output.name for output in main.output}
-    kept = [tensor for tensor in main.initializer if tensor.name in read]
-    del main.initializer[:], main.value_info[:]
-    main.initializer.extend(kept)
+    drop_unused(graph)
+    del main.value_info[:]
     for node in main.node:
         node.name = node.name.removeprefix("/core")  # the network's own names
 

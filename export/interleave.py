@@ -40,13 +40,15 @@ def interleave(
     Returns:
         name -> (rounds,) milliseconds; entry i of all ways was measured within one round.
     """
+    from tqdm import tqdm
+
     random = np.random.default_rng(0)
     for way in ways.values():
         for _ in range(warmup):
             way()
     names = list(ways)
     times = {name: np.empty(rounds) for name in names}
-    for i in range(rounds):
+    for i in tqdm(range(rounds), desc="latency", unit="round", leave=False, disable=None):
         for j in random.permutation(len(names)):
             started = time.perf_counter_ns()
             ways[names[j]]()

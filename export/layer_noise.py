@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.preprocess import Pixels
+from train.layout import columns
 
 from .graph_input import CENTRE, open_whole, quantization, read_graph, take_off_normalisation, write_graph
 from .layer_names import Layer, tflite_layers
@@ -122,12 +123,11 @@ def worst_first(layers: Sequence[LayerNoise]) -> list[LayerNoise]:
 
 def noise_table(layers: Sequence[LayerNoise]) -> str:
     """Lay layers out as text."""
-    rows: list[tuple[str, ...]] = [("layer", "own dB", "by weights", "by output", "at output dB", "kind")]
+    rows: list[tuple[str, ...]] = []
     for layer in layers:
         ratios = (layer.own_db, layer.weights_db, layer.output_db, layer.sqnr_db)
         rows.append((layer.name, *(f"{ratio:.1f}" if math.isfinite(ratio) else "-" for ratio in ratios), layer.kind))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return columns(("layer", "own dB", "by weights", "by output", "at output dB", "kind"), rows)
 
 
 def readers_of(layers: Sequence[Layer]) -> list[list[str]]:

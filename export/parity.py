@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.heatmap import heatmap
+from train.layout import columns
 
 from .comparison import Comparison, Outputs, rounded
 
@@ -311,10 +312,7 @@ def format_table(rows: Sequence[Row]) -> str:
         (row.step, row.measure, f"{row.value:.6g}", row.limit, "ok" if row.passed else "FAILED", row.note)
         for row in rows
     ]
-    widths = [max(len(line[column]) for line in (head, *cells)) for column in range(len(head))]
-    padded = ([c.ljust(w) for c, w in zip(line, widths, strict=True)] for line in (head, *cells))
-    lines = ["  ".join(line).rstrip() for line in padded]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+    return columns(head, cells, rule=True)
 
 
 def _signed(value: float) -> str:

@@ -90,11 +90,6 @@ class Full:
     outputs: Outputs
     rows: tuple[Row, ...]
 
-    @property
-    def passed(self) -> bool:
-        """Tell whether it is the same function as the network."""
-        return bool(self.files) and all(row.passed for row in self.rows)
-
 
 @dataclass(frozen=True)
 class Source:

@@ -14,8 +14,6 @@ it.
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +21,7 @@ import numpy as np
 
 from edge_runtime.preprocess import Pixels
 
-from .fake_quantized import quantizers
+from .fake_quantized import post_training, quantizers
 from .graph_input import CENTRE
 from .onnx_rounding import round_onnx
 from .selective import ignored_nodes
@@ -60,35 +58,26 @@ def quantize_onnx(
             make_signed(quantized)
         if rounding == "compensated":
             round_onnx(quantized, original, pixels)
-        _without_unused(quantized)
+        drop_unused(quantized)
         onnx.checker.check_model(quantized, full_check=True)
         content: bytes = quantized.SerializeToString(deterministic=True)
     return content
 
 
 def _quantize(nncf: Any, graph: Any, pixels: Pixels, correct_bias: bool, kept: Sequence[str]) -> Any:
-    from nncf.quantization import advanced_parameters as advanced
-
     kinds = [node.op_type for node in graph.graph.node]
     names = [node.name for node in graph.graph.node]
     exact = names[: kinds.index("Conv")] + [
         name for name, kind in zip(names, kinds, strict=True) if kind == "ReduceMean"
     ]
-    # its progress bars are printed whatever its log level is
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return nncf.quantize(
-            graph,
-            nncf.Dataset([picture[None] for picture in pixels], lambda picture: {INPUT: picture}),
-            preset=nncf.QuantizationPreset.PERFORMANCE,
-            subset_size=len(pixels),
-            fast_bias_correction=True,
-            ignored_scope=nncf.IgnoredScope(names=[*exact, *kept], validate=False),
-            advanced_parameters=advanced.AdvancedQuantizationParameters(
-                overflow_fix=advanced.OverflowFix.DISABLE,  # for CPUs older than what LiteRT needs
-                disable_bias_correction=not correct_bias,
-                activations_quantization_params=advanced.QuantizationParameters(per_channel=False),
-            ),
-        )
+    return post_training(
+        nncf,
+        graph,
+        nncf.Dataset([picture[None] for picture in pixels], lambda picture: {INPUT: picture}),
+        len(pixels),
+        correct_bias,
+        ignored_scope=nncf.IgnoredScope(names=[*exact, *kept], validate=False),
+    )
 
 
 def _exact_input(graph: Any) -> None:
@@ -112,26 +101,17 @@ def make_signed(graph: Any) -> None:
     from onnx import TensorProto, numpy_helper
 
     constants = {tensor.name: tensor for tensor in graph.graph.initializer}
-    done: set[str] = set()
-    for node in graph.graph.node:
-        if node.op_type != "QuantizeLinear" or constants[node.input[2]].data_type != TensorProto.UINT8:
-            continue
-        scale, zero = constants[node.input[1]], constants[node.input[2]]
-        wider = numpy_helper.to_array(scale) * np.float32(255 / 127)
-        scale.CopyFrom(numpy_helper.from_array(wider.astype(np.float32), scale.name))
-        zero.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(zero).astype(np.int8), zero.name))
-        done.add(node.output[0])
-    for node in graph.graph.node:  # a pair has constants of its own or shares them; both are the pair's
-        if node.op_type == "DequantizeLinear" and node.input[0] in done:
-            scale, zero = constants[node.input[1]], constants[node.input[2]]
-            if zero.data_type == TensorProto.UINT8:
-                wider = numpy_helper.to_array(scale) * np.float32(255 / 127)
-                scale.CopyFrom(numpy_helper.from_array(wider.astype(np.float32), scale.name))
-                zero.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(zero).astype(np.int8), zero.name))
+    halves = [node for node in graph.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    pairs = {(half.input[1], half.input[2]) for half in halves}  # the two halves of a pair share theirs, or do not
+    for scale, zero in ((constants[name] for name in names) for names in pairs):
+        if zero.data_type == TensorProto.UINT8:
+            wider = numpy_helper.to_array(scale) * np.float32(255 / 127)
+            scale.CopyFrom(numpy_helper.from_array(wider.astype(np.float32), scale.name))
+            zero.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(zero).astype(np.int8), zero.name))
 
 
-def _without_unused(graph: Any) -> None:
-    """Drop constants that nothing reads: NNCF leaves full-precision weights beside their int8 form."""
+def drop_unused(graph: Any) -> None:
+    """Drop constants that nothing reads, in place: full-precision weights lie beside their int8 form."""
     read = {name for node in graph.graph.node for name in node.input} | {out.name for out in graph.graph.output}
     kept = [tensor for tensor in graph.graph.initializer if tensor.name in read]
     del graph.graph.initializer[:]

@@ -217,7 +217,6 @@ def measure_latency(
         median of PyTorch / median of this, with its 95 % interval.
     """
     import torch
-    from tqdm import tqdm
 
     from edge_runtime.engines import open_engine
 
@@ -234,7 +233,7 @@ def measure_latency(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with torch.inference_mode(), tqdm(total=1, desc="latency", leave=False, disable=None):
+        with torch.inference_mode():
             times = interleave(ways, rounds, WARM_UP)
     finally:
         torch.set_num_threads(before)

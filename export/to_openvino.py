@@ -13,7 +13,7 @@ XML, BIN = "model.xml", "model.bin"
 
 
 def to_openvino(onnx: bytes) -> dict[str, bytes]:
-    """Convert an ONNX graph in full precision; names of inputs and outputs are kept.
+    """Convert an ONNX graph, all weights as they are; names of inputs and outputs are kept.
 
     Returns:
         ``model.xml`` and ``model.bin``, the same bytes for the same graph.
@@ -28,30 +28,22 @@ def _convert(onnx: bytes) -> dict[str, bytes]:
     _core()
     import openvino
 
-    with tempfile.TemporaryDirectory(prefix="leukoscope-export-") as folder:
-        source = Path(folder) / "model.onnx"
-        source.write_bytes(onnx)
+    with tempfile.TemporaryDirectory(prefix="leukoscope-export-") as name:
+        folder = Path(name)
+        (folder / "model.onnx").write_bytes(onnx)
         try:
-            # not `read_model`, which leaves arithmetic on constants in the graph: NNCF would take the reshaped weights
-            # of a depthwise convolution for others, and quantize them along the wrong axis
-            return write_openvino(openvino.convert_model(source))
+            # not `read_model`, which leaves arithmetic on constants in the graph, such as reshaped depthwise weights
+            graph = openvino.convert_model(folder / "model.onnx")
         except RuntimeError as error:
             got = " ".join(str(error).split())[:300]
             raise ExportError("OpenVINO cannot convert this graph", got=got) from None
+        openvino.save_model(graph, folder / XML, compress_to_fp16=False)
+        return {name: (folder / name).read_bytes() for name in (XML, BIN)}
 
 
 def read_openvino(files: dict[str, bytes]) -> Any:
     """Return the files' ``openvino.Model``."""
     return _core().read_model(files[XML], files[BIN])
-
-
-def write_openvino(graph: Any) -> dict[str, bytes]:
-    """Return an ``openvino.Model`` as its two files, all weights as they are."""
-    import openvino
-
-    with tempfile.TemporaryDirectory(prefix="leukoscope-export-") as folder:
-        openvino.save_model(graph, Path(folder) / XML, compress_to_fp16=False)
-        return {name: (Path(folder) / name).read_bytes() for name in (XML, BIN)}
 
 
 def _core() -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "edge_runtime"))  # bundle_maker
 
 from bundle_maker import tiny_bundle
+
+from edge_runtime import engines
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +27,14 @@ def whole_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle_folder(whole_bundle: Path, tmp_path: Path) -> Path:
     """Return a valid bundle of the test's own."""
     return Path(shutil.copytree(whole_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def no_engine_may_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail when any byte of a hostile bundle reaches an engine."""
+
+    def load(files: Mapping[str, bytes], threads: int) -> None:
+        pytest.fail("a hostile byte reached an engine")
+
+    for name, row in engines.ENGINES.items():
+        monkeypatch.setitem(engines.ENGINES, name, replace(row, load=load))

@@ -16,16 +16,7 @@ from edge_runtime.bundle import open_bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import BundleError, EngineError
 
-
-@pytest.fixture(autouse=True)
-def no_engine_may_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail when any byte of a hostile bundle reaches an engine."""
-
-    def load(model: bytes, threads: int) -> None:
-        pytest.fail("a hostile byte reached an engine")
-
-    for name, row in engines.ENGINES.items():
-        monkeypatch.setitem(engines.ENGINES, name, replace(row, load=load))
+pytestmark = pytest.mark.usefixtures("no_engine_may_see_it")
 
 
 def refusal(folder: Path) -> str:

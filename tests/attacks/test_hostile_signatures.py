@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bundle_maker import key_line, replace_file, sign, signature, signing_key, spoil
 
-from edge_runtime import engines
 from edge_runtime.bundle import open_bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import BundleError, UsageError
@@ -25,15 +23,7 @@ ORDER = 2**252 + 27742317777372353535851937790883648493
 """Of Ed25519's base point."""
 
 
-@pytest.fixture(autouse=True)
-def no_engine_may_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail when any byte of a hostile bundle reaches an engine."""
-
-    def load(model: bytes, threads: int) -> None:
-        pytest.fail("a hostile byte reached an engine")
-
-    for name, row in engines.ENGINES.items():
-        monkeypatch.setitem(engines.ENGINES, name, replace(row, load=load))
+pytestmark = pytest.mark.usefixtures("no_engine_may_see_it")
 
 
 @pytest.fixture
