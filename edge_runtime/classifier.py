@@ -29,6 +29,7 @@ from .preprocess import Pixels, Preprocess, decode, from_array, from_picture, pr
 if TYPE_CHECKING:
     from PIL import Image
 
+    from .refusal import Refusal
     from .trust import Trust
 
 
@@ -57,6 +58,8 @@ class Prediction:
         plain: the same as they came, before standardisation (`pixels` itself where the bundle asks for none): cells can
             be found in these only. None where only standardised ones were given.
         flags: operating point -> answer.
+        plausible: labels that cannot be excluded, in the order of the logits; all where the bundle does not say.
+        refusals: why there is no answer; none where there is one. All else is there in any case, for people who look.
         timings_ms: "decode", "prepare", "infer" and "total", milliseconds.
         bundle_id: of the bundle that answered.
         degraded: True when the bundle did not pass its parity gates.
@@ -72,9 +75,16 @@ class Prediction:
     pixels: Pixels
     plain: Pixels | None
     flags: dict[str, Flag]
+    plausible: tuple[str, ...]
+    refusals: tuple[Refusal, ...]
     timings_ms: dict[str, float]
     bundle_id: str
     degraded: bool
+
+    @property
+    def abstained(self) -> bool:
+        """Whether the model declines to answer."""
+        return bool(self.refusals)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but class map and pixels, as JSON takes it; the heatmap as rows of numbers."""
@@ -89,6 +99,9 @@ class Prediction:
                 name: {"yes": flag.yes, "score": round(flag.score, 6), "threshold": flag.threshold}
                 for name, flag in self.flags.items()
             },
+            "abstained": self.abstained,
+            "plausible": list(self.plausible),
+            "refusals": [refusal.to_dict() for refusal in self.refusals],
             "timings_ms": {name: round(value, 3) for name, value in self.timings_ms.items()},
             "bundle_id": self.bundle_id,
             "degraded": self.degraded,
@@ -194,6 +207,8 @@ class Classifier:
             pixels,
             plain,
             flags,
+            self.labels,
+            (),
             {name: 1000.0 * seconds for name, seconds in moments.items()},
             self.bundle.id,
             not manifest.parity_passed,

@@ -28,11 +28,11 @@ def test_tables_are_what_was_measured() -> None:
 
 
 def test_commands_parse() -> None:
-    from edge_runtime.cli import _parser
+    from edge_runtime.cli import build_parser as runtime_parser
     from export.cli import build_parser as export_parser
     from train.cli import build_parser as train_parser
 
-    parsers = {"edge_runtime": _parser("edge_runtime"), "train": train_parser(), "export": export_parser()}
+    parsers = {"edge_runtime": runtime_parser(), "train": train_parser(), "export": export_parser()}
     commands = _commands()
     assert len(commands) >= 10
     for package, *arguments in commands:

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from bundle_maker import TINY_IO, smear, tiny, tiny_bundle, tiny_openvino
 
-from edge_runtime import cli, engines, graphs
+from edge_runtime import engines, graphs
 from edge_runtime.bundle import open_bundle
+from edge_runtime.commands.opening import ENGINE_NAMES
 from edge_runtime.engines import ENGINES, Engine, installed_engines, open_engine
 from edge_runtime.errors import BundleError, EngineError, UsageError
 from edge_runtime.graphs import Graph, Tensor
@@ -30,7 +31,7 @@ def float32() -> Engine:
 
 
 def test_the_command_line_offers_exactly_the_engines_of_the_table() -> None:
-    assert tuple(ENGINES) == cli._ENGINES
+    assert tuple(ENGINES) == ENGINE_NAMES
 
 
 def test_this_environment_has_the_default_engine_and_onnxruntime() -> None:

@@ -30,6 +30,8 @@ def _prediction(class_map: np.ndarray, pixels: np.ndarray | None = None) -> Pred
         seen,
         seen,
         {},
+        tuple(labels),
+        (),
         {"total": 1.0},
         "test@000000000000",
         False,

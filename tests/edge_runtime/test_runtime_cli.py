@@ -18,6 +18,7 @@ from PIL import Image
 
 from edge_runtime import __version__, bundle, cli
 from edge_runtime.classifier import Classifier
+from edge_runtime.commands.output import Bar
 from edge_runtime.engines import Engine
 from edge_runtime.errors import ImageError
 from edge_runtime.overlay import SIDE_PX
@@ -388,13 +389,13 @@ def test_an_engine_that_fails_on_one_picture_does_not_stop_the_rest(run, folder:
 
 
 def test_the_progress_bar_is_for_terminals_only(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
-    cli._Bar(10, silent=False).show(5)
+    Bar(10, silent=False).show(5)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    bar = cli._Bar(10, silent=False)
+    bar = Bar(10, silent=False)
     bar.show(5)
     bar.clear()
     assert "5/10" in capsys.readouterr().err
-    cli._Bar(1, silent=False).show(0)
-    cli._Bar(10, silent=True).show(0)
+    Bar(1, silent=False).show(0)
+    Bar(10, silent=True).show(0)
     assert capsys.readouterr().err == ""

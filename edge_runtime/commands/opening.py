@@ -1,0 +1,116 @@
+"""What commands have in common: how they are added to the parser, and how they open the model they were told."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+from .. import DEFAULT_MODEL, TRUST_VARIABLE
+from ..guard import Parser, complain
+
+if TYPE_CHECKING:
+    from ..classifier import Classifier
+    from ..trust import Trust
+
+if TYPE_CHECKING:
+    Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # what add_subparsers returns; it has no public name
+
+ENGINE_NAMES = (
+    "litert",
+    "tflite-runtime",
+    "onnxruntime",
+    "openvino",
+)  # as in engines.ENGINES, which needs numpy; a test compares
+
+
+def add_command(
+    commands: Commands, name: str, summary: str, description: str | None = None, examples: str | None = None
+) -> Parser:
+    """Add a command to the parser.
+
+    Args:
+        commands: of the parser.
+        name: what is typed.
+        summary: its line in the list of commands.
+        description: what its own help says; default: the summary.
+        examples: shown below its help.
+    """
+    parser: Parser = commands.add_parser(
+        name,
+        help=summary,
+        description=description or summary[0].upper() + summary[1:] + ".",
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter if examples else argparse.HelpFormatter,
+        allow_abbrev=False,
+    )
+    return parser
+
+
+def model_option(parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL) -> None:
+    """Add ``--model``."""
+    parser.add_argument("--model", default=default, metavar="MODEL", help="name or path; default: %(default)s")
+
+
+def engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--engine`` and ``--threads``."""
+    parser.add_argument("--engine", choices=ENGINE_NAMES, help="default: the first that is installed and has a model")
+    parser.add_argument("--threads", type=int, metavar="N", help="for one inference; default: the CPUs, at most 4")
+
+
+def trust_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust``."""
+    parser.add_argument(
+        "--trust",
+        metavar="FILE",
+        help=f"accept only bundles signed by a key of this file; default: ${TRUST_VARIABLE}, else any bundle",
+    )
+
+
+def read_trust_option(options: argparse.Namespace) -> Trust | None:
+    """Read the trust file that was asked for, by the option or the environment: a service cannot forget the latter."""
+    path = os.environ.get(TRUST_VARIABLE) if options.trust is None else options.trust
+    if path is None:
+        return None
+    from ..trust import read_trust
+
+    return read_trust(path)
+
+
+def open_classifier(model: str, options: argparse.Namespace) -> Classifier:
+    """Open a model as the options of `engine_options` and `trust_option` say, and warn where it is degraded."""
+    import logging
+
+    from ..classifier import Classifier
+
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # Pillow's remarks on odd files are not for users
+    trust = read_trust_option(options)
+    with _quiet_engine():
+        classifier = Classifier.open(model, options.engine, options.threads, trust)
+    if not classifier.bundle.manifest.parity_passed:
+        complain(f"{classifier.bundle.id} did not pass its parity gates: trust it less than its metrics", "warning")
+    return classifier
+
+
+@contextmanager
+def _quiet_engine() -> Iterator[None]:
+    """Keep the engines' own remarks ("INFO: Created ... delegate") off standard error while a model is loaded.
+
+    They are written by C++ to file descriptor 2 and no setting silences them. Errors arrive as exceptions all the same.
+    Only the command line does this: in a library it would mute the host program's other threads.
+    """
+    try:
+        kept = os.dup(2)
+    except OSError:  # no standard error at all
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -1,0 +1,60 @@
+"""Where a command's lines go: standard output or a file that appears whole; and a progress bar for terminals."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+FAILED = 1
+"""Exit status when something failed: a picture, a bundle, a verification."""
+
+
+@contextmanager
+def writer(output: str | None) -> Iterator[Write]:
+    """Give a function that writes a line to a file, which appears when it is whole, or to standard output."""
+    if output is None:
+        yield Write(sys.stdout)
+        return
+    import io
+    from pathlib import Path
+
+    from ..files import write_whole
+
+    with write_whole(Path(output)) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", newline="\n")
+        yield Write(text)
+        text.flush()
+        text.detach()
+
+
+class Write:
+    """Write lines to a stream, each at once: who reads a pipe wants answers when they are there."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __call__(self, line: str) -> None:
+        """Write a line."""
+        print(line, file=self._stream, flush=True)
+
+
+class Bar:
+    """A progress bar on standard error, for many pictures and a terminal only."""
+
+    def __init__(self, total: int, silent: bool) -> None:
+        self._total, self._shown = total, total > 1 and sys.stderr.isatty() and not silent
+
+    def show(self, done: int) -> None:
+        """Draw it with `done` of the pictures behind."""
+        if self._shown:
+            filled = 30 * done // self._total
+            sys.stderr.write(f"\r[{'#' * filled}{'.' * (30 - filled)}] {done}/{self._total}")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Take it off the line, so that another text can stand there."""
+        if self._shown:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
