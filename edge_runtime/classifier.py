@@ -25,6 +25,7 @@ from .engines import Engine, open_engine
 from .errors import UsageError
 from .heatmap import Placement, heatmap
 from .preprocess import Pixels, Preprocess, decode, from_array, from_picture, prepare, standardised
+from .quality import judge
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -194,6 +195,7 @@ class Classifier:
             flags[point.name] = Flag(score >= point.threshold, score, point.threshold)
         io, best = manifest.io, int(np.argmax(logits))
         shown = heatmap(class_map, best)
+        refusals = judge(plain, manifest.quality)
         moments = {"decode": decoded - start, "prepare": prepared - decoded, "infer": inferred - prepared}
         moments["total"] = time.perf_counter() - start
         return Prediction(
@@ -208,7 +210,7 @@ class Classifier:
             plain,
             flags,
             self.labels,
-            (),
+            refusals,
             {name: 1000.0 * seconds for name, seconds in moments.items()},
             self.bundle.id,
             not manifest.parity_passed,
