@@ -9,7 +9,7 @@ import pytest
 
 from edge_runtime.quality import Quality, measure
 from edge_runtime.quality_limits import MEASURES
-from export.pipeline import Source, open_source
+from export.pipeline import open_source
 from export.quality_limits import RULES, fit_limits, quality
 from train.run_folder import read_run
 
@@ -36,7 +36,7 @@ def test_every_measure_has_a_rule_that_leaves_room_and_stays_in_range() -> None:
 
 
 def test_validation_pictures_alone_set_them(rendered_run: Path) -> None:
-    source: Source = open_source(read_run(rendered_run: Path), images=8)
+    source = open_source(read_run(rendered_run), images=8)
     stated = quality(source)
     numbers = source.index.select(source.run.protocol, "val")
     wanted = fit_limits([measure(source.pixels[i]) for i in numbers], ["rendered"] * len(numbers))
