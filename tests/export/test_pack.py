@@ -14,6 +14,7 @@ from edge_runtime.cli import main as runtime
 from edge_runtime.errors import BundleError
 from edge_runtime.golden import verify
 from edge_runtime.preprocess import Preprocess, decode, prepare
+from edge_runtime.quality_limits import MEASURES
 from export.cli import main
 from export.errors import ExportError
 from export.pack import render_golden, write_bundle
@@ -50,6 +51,7 @@ def test_bundle_is_whole_and_verifies(bundle: Path) -> None:
     assert manifest.raw["metrics"]["parity"]["passed"] is True
     stated = manifest.raw["outputs"]["class_map"]
     assert (stated["first_px"], stated["step_px"]) == (0.5, 32)  # MobileNetV2's, see tests/train/test_geometry.py
+    assert set(manifest.quality) == set(MEASURES)
     assert verify(Classifier.open(opened)).passed
     card = (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "not a medical device" in card and "control, colour, 1-NN" in card
