@@ -27,7 +27,6 @@ from .errors import UsageError
 from .familiarity import Familiarity, describe, parse_familiarity
 from .heatmap import Placement, heatmap
 from .preprocess import Pixels, Preprocess, decode, from_array, from_picture, prepare, standardised
-from .quality import judge
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -203,7 +202,11 @@ class Classifier:
         io, best = manifest.io, int(np.argmax(logits))
         shown = heatmap(class_map, best)
         kept, declined = self._decline(pixels, logits, class_map)
-        spoilt = judge(plain, manifest.quality)
+        spoilt: tuple[Refusal, ...] = ()
+        if manifest.quality:
+            from .quality import judge  # bundles without limits start without it
+
+            spoilt = judge(plain, manifest.quality)
         moments = {"decode": decoded - start, "prepare": prepared - decoded, "infer": inferred - prepared}
         moments["total"] = time.perf_counter() - start
         return Prediction(
