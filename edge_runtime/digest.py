@@ -7,6 +7,7 @@ carries the same function without it, at a fifth of the speed; small contents ta
 from __future__ import annotations
 
 from importlib import import_module
+from typing import BinaryIO
 
 _SMALL_BYTES = 8 * 1024 * 1024
 _LIGHT = ("_sha2", "_sha256")
@@ -22,3 +23,13 @@ def sha256_hex(content: bytes) -> str:
             continue
         return str(module.sha256(content).hexdigest())
     raise ImportError("this Python has no SHA-256")
+
+
+def sha256_hex_of_stream(stream: BinaryIO) -> str:
+    """Return the SHA-256 of what a stream holds, which need not fit into memory."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    while chunk := stream.read(1024 * 1024):
+        digest.update(chunk)
+    return digest.hexdigest()
