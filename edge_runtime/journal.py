@@ -33,6 +33,7 @@ APPLICATION = 0x4C4B574A
 VERSION = 1
 _BUSY_S = 30.0
 _CACHE_KIB = 512
+_ROOM_BYTES = 131_072
 _CARRIERS = 1000
 """Files with the same content that are asked whether they are still there, at most."""
 
@@ -79,6 +80,9 @@ def connect(path: str) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise JournalError(f"{path}: cannot be opened", got=error, todo="--journal FILE on a local disk") from None
     try:
+        (application,) = database.execute("PRAGMA application_id").fetchone()
+        if application != APPLICATION and database.execute("SELECT 1 FROM sqlite_master").fetchone():
+            raise JournalError(f"{path}: not a journal", todo="another --journal")  # before anything is changed in it
         (mode,) = database.execute("PRAGMA journal_mode=WAL").fetchone()
         if mode != "wal":
             raise JournalError(f"{path}: no log on this disk", got=mode, todo="--journal FILE on a local disk")
@@ -127,8 +131,7 @@ class Journal:
 
     def _prepare(self, folder: str) -> None:
         execute = self._database.execute
-        ((application,), (version,)) = (execute(f"PRAGMA {k}").fetchone() for k in ("application_id", "user_version"))
-        if application == 0 and not execute("SELECT 1 FROM sqlite_master").fetchone():
+        if not execute("SELECT 1 FROM sqlite_master").fetchone():
             execute("BEGIN IMMEDIATE")
             for statement in _SCHEMA.split(";"):
                 execute(statement)
@@ -137,8 +140,7 @@ class Journal:
             execute(f"PRAGMA user_version={VERSION}")
             execute("COMMIT")
             return
-        if application != APPLICATION:
-            raise JournalError(f"{self.path}: not a journal", todo="another --journal")
+        (version,) = execute("PRAGMA user_version").fetchone()
         if version != VERSION:
             raise JournalError(f"{self.path}: another version", got=version, expected=VERSION)
         (known,) = execute("SELECT value FROM about WHERE key = 'folder'").fetchone()
@@ -255,6 +257,20 @@ class Journal:
         """
         with self._writing() as execute:
             execute("UPDATE about SET value = ? WHERE key = 'told'", (sequence,))
+
+    def try_room(self) -> None:
+        """Find out whether the disk takes a fair amount of results: write something as large, and remove it.
+
+        Raises:
+            OutputError: it does not.
+        """
+        for statement in (
+            f"INSERT OR REPLACE INTO about VALUES ('room', zeroblob({_ROOM_BYTES}))",
+            "DELETE FROM about WHERE key = 'room'",
+        ):
+            with self._writing() as execute:
+                execute(statement)
+            self.commit()
 
     def lines(self, after: int, limit: int) -> list[tuple[int, str]]:
         """Return (sequence, line) of the results after a sequence, `limit` of them at most."""

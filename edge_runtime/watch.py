@@ -105,7 +105,7 @@ class Watch:
         self._waiting: dict[str, _Wait] = {}
         self._told = journal.told
         self._group, self._group_since_s = 0, 0.0
-        self._blocked = self._redo = False
+        self._redo = False
         self._said: dict[str, None] = {}
 
     def run(self, once: bool = False) -> None:
@@ -304,40 +304,30 @@ class Watch:
     def _commit(self) -> None:
         self._journal.commit()
         committed, self._group = self._group, 0
-        if committed:
-            self._went_on()
-            if self._host.committed is not None:
-                self._host.committed()
+        if committed and self._host.committed is not None:
+            self._host.committed()
 
     def _tell(self) -> None:
         while lines := self._journal.lines(self._outlet.told, GROUP):
             self._outlet.tell(lines)
-            self._went_on()
         self._told = self._outlet.told
 
     def _block(self, error: OutputError) -> None:
         """Take no more files until journal and outlet can be written again; nothing is lost, the folder keeps it."""
         self._redo, self._group = True, 0
-        if not self._blocked:
-            self._host.say(f"{error}; no more files are taken until it can")
-        self._blocked = True
+        self._host.say(f"{error}; no more files are taken until it can")
         while not self._host.stopped():
             until_s = time.monotonic() + _PAUSE_S
             while time.monotonic() < until_s and not self._host.stopped():
                 self._host.alive()
                 time.sleep(_NAP_S)
             try:
-                self._journal.note_told(self._told)  # a trial
-                self._journal.commit()
+                self._journal.try_room()
                 self._tell()
-                return
             except OutputError:
                 continue
-
-    def _went_on(self) -> None:
-        if self._blocked:
-            self._host.say("written again; goes on")
-        self._blocked = False
+            self._host.say("there is room again")
+            return
 
     def _shown(self, name: str) -> str:
         return os.path.join(self._folder, name)
