@@ -168,7 +168,7 @@ def steady(folder: Path, files: int, seed: int, model: str = DEFAULT_MODEL) -> d
     for number, encoded in enumerate(pictures(min(files, 1000), seed)):
         for again in range(number, files, 1000):  # bytes after a JPEG's end are not looked at
             (inbox / f"{again:06}.jpg").write_bytes(encoded + again.to_bytes(4, "big"))
-    bare = _bare_pace(sorted(inbox.iterdir())[:1000], model)
+    bare = [_bare_pace(sorted(inbox.iterdir())[:1000], model)]
     readings: list[tuple[int, int, int]] = []
     with subprocess.Popen(command(inbox, output, model), cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         done = 0
@@ -188,6 +188,7 @@ def steady(folder: Path, files: int, seed: int, model: str = DEFAULT_MODEL) -> d
         readings.append((done, *_memory(process.pid)))
         process.terminate()
         status = process.wait()
+    bare.append(_bare_pace(sorted(inbox.glob("*.jpg"))[:1000], model))
     lines = _lines(output)
     return {
         "files": files,
@@ -197,7 +198,7 @@ def steady(folder: Path, files: int, seed: int, model: str = DEFAULT_MODEL) -> d
         "warm_up_results": WARM_UP,
         **_growth([one for one in readings if one[0] >= WARM_UP]),
         "files_per_s": round(_pace(lines), 1),
-        "bare_classify_files_per_s": round(bare, 1),
+        "bare_classify_files_per_s_before_and_after": [round(pace, 1) for pace in bare],
         "journal_bytes_per_file": round((inbox / ".leukoscope.db").stat().st_size / files),
     }
 
