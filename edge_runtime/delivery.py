@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from .errors import JournalError
 from .journal import connect
 
 TRIES = 300
@@ -32,6 +33,7 @@ LONGEST_PAUSE_S = 300.0
 
 _GRACE_S = 5.0
 _LOOK_S = 0.1
+_IDLE_S = 1.0
 _DELIVERED = "exit status 0"
 
 
@@ -70,23 +72,27 @@ class Delivery:
         self._thread.join()
 
     def _work(self) -> None:
-        database = connect(self._journal)
+        try:
+            database = connect(self._journal)
+        except JournalError as error:
+            self._say(f"{error}; nothing is delivered")
+            return
         failed = False
         try:
             while not self._stopping.is_set():
                 try:
                     row = _next(database)
                     if row is None:
-                        self._awake.wait(1.0 if ahead(database) else None)
+                        self._awake.wait(_IDLE_S)  # something that failed may be due again by then
                         self._awake.clear()
                         continue
                     outcome = self._try(row[1])
                     if outcome is None:  # stopped in the middle
                         return
                     _note(database, row[0], outcome)
-                except sqlite3.OperationalError as error:  # a full disk: the result is tried again
+                except sqlite3.Error as error:  # a full disk: the result is tried again
                     outcome = str(error)
-                    self._stopping.wait(1.0)
+                    self._stopping.wait(_IDLE_S)
                 if outcome != _DELIVERED and not failed:
                     self._say(f"{self._command[0]}: {outcome}; results wait in the journal and are tried again")
                 failed = outcome != _DELIVERED
@@ -143,16 +149,3 @@ def _note(database: sqlite3.Connection, sequence: int, outcome: str) -> None:
         "UPDATE deliveries SET delivered = ?, tries = ?, due_s = ?, outcome = ? WHERE sequence = ?",
         (outcome == _DELIVERED, tries + 1, due_s, outcome, sequence),
     )
-
-
-def renew(database: sqlite3.Connection) -> None:
-    """Let all that the command has not taken be tried at once and as often as ever: a new process begins."""
-    database.execute("UPDATE deliveries SET tries = 0, due_s = 0 WHERE NOT delivered AND tries > 0")
-
-
-def ahead(database: sqlite3.Connection, tries: int = TRIES) -> int:
-    """Return how many results the command has not taken and that were tried less often than `tries`."""
-    (count,) = database.execute(
-        "SELECT count(*) FROM deliveries WHERE NOT delivered AND tries < ?", (tries,)
-    ).fetchone()
-    return int(count)

@@ -279,6 +279,24 @@ class Journal:
                 "SELECT sequence, line FROM results WHERE sequence > ? ORDER BY sequence LIMIT ?", (after, limit)
             ).fetchall()
 
+    def renew_deliveries(self) -> None:
+        """Let all that the command has not taken be tried at once and as often as ever: a new process begins.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with self._writing() as execute:
+            execute("UPDATE deliveries SET tries = 0, due_s = 0 WHERE NOT delivered AND tries > 0")
+        self.commit()
+
+    def undelivered(self, tries: int | None = None) -> int:
+        """Return how many results the command has not taken; `tries`: only those that it got less often than that."""
+        with self._undone():
+            (count,) = self._database.execute(
+                "SELECT count(*) FROM deliveries WHERE NOT delivered AND (?1 IS NULL OR tries < ?1)", (tries,)
+            ).fetchone()
+        return int(count)
+
     @contextmanager
     def _writing(self) -> Iterator[Any]:
         with self._undone():

@@ -75,7 +75,7 @@ class Host:
 
 @dataclass
 class Counts:
-    """What happened so far: pictures answered, bad ones among them, files found again, files that cannot be read."""
+    """What happened so far: pictures answered, bad ones among them, files found again; what cannot be read now."""
 
     answered: int = 0
     bad: int = 0
@@ -121,7 +121,7 @@ class Watch:
         self._flush()
         while not self._host.stopped():
             began_s = time.monotonic()
-            self._redo = False
+            self._redo, self.counts.unreadable = False, 0
             self._pass()
             pause_s = max(self._pace.poll_s, 4 * (time.monotonic() - began_s))
             if once:
@@ -130,6 +130,11 @@ class Watch:
                     break
             self._rest(time.monotonic() + min(pause_s, 60.0))
         self._flush(idle=True)
+
+    @property
+    def settling(self) -> int:
+        """Return how many files are waited for."""
+        return len(self._waiting)
 
     def _pass(self) -> None:
         """List the folder once, and work while that goes on."""
@@ -255,7 +260,9 @@ class Watch:
         """
         for carrier in self._journal.carriers(content.sha256, name, stamp.inode):
             there = carrier.name is not None and stamp_at(self._folder, carrier.name) == carrier.stamp
-            if carrier.name == name or not there:
+            # Names that differ in case only are one file where the file system does not tell them apart.
+            alias = carrier.name is not None and carrier.name.casefold() == name.casefold() and carrier.stamp == stamp
+            if carrier.name == name or alias or not there:
                 return carrier
         return None
 

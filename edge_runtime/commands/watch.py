@@ -77,8 +77,7 @@ def _watch(options: argparse.Namespace) -> int:
     command = None if options.on_result is None else _command(options.on_result)
     from .. import report
     from ..claim import Claim
-    from ..delivery import renew
-    from ..journal import Journal, connect
+    from ..journal import Journal
     from ..notify import Supervisor
     from ..outlet import Outlet, ResultsFile, Stream
     from ..watch import Host, Pace, Watch
@@ -102,9 +101,7 @@ def _watch(options: argparse.Namespace) -> int:
         delivery = None
         if command is not None:
             delivery = _delivery(path, command)
-            database = connect(path)
-            stack.callback(database.close)
-            renew(database)
+            journal.renew_deliveries()
             delivery.start()
             stack.callback(delivery.stop)
         supervisor = Supervisor()
@@ -112,13 +109,17 @@ def _watch(options: argparse.Namespace) -> int:
         def answer(encoded: bytes, name: str) -> dict[str, Any]:
             return classifier.classify(encoded, name).to_dict()
 
-        host = Host(
-            answer,
-            asked.stop,
-            supervisor.alive,
-            lambda text: complain(text, "warning"),
-            None if delivery is None else delivery.wake,
-        )
+        status = _Status(silent=options.output is None and sys.stdout.isatty())
+
+        def alive() -> None:
+            supervisor.alive()
+            status.show(watch.counts.answered, watch.settling)
+
+        def say(text: str) -> None:
+            status.clear()
+            complain(text, "warning")
+
+        host = Host(answer, asked.stop, alive, say, None if delivery is None else delivery.wake)
         watch = Watch(options.folder, journal, claim, outlet, host, Pace(options.settle, options.patience))
         if not options.once:
             complain(f"watching {options.folder}; journal {path}; {report.NOTE}", "note")
@@ -126,13 +127,12 @@ def _watch(options: argparse.Namespace) -> int:
         watch.run(options.once)
         waiting = 0
         if delivery is not None:
-            from ..delivery import ahead
-
-            while options.once and not asked.stop() and ahead(database, _ONCE_TRIES):
+            while options.once and not asked.stop() and journal.undelivered(_ONCE_TRIES):
                 supervisor.alive()
                 time.sleep(0.1)
-            waiting = ahead(database)
+            waiting = journal.undelivered()
         supervisor.tell("STOPPING=1")
+        status.clear()
         counts = watch.counts
         told = f"{counts.answered} answered, {counts.bad} of them bad; {counts.again} known already"
         told += f"; {counts.unreadable} unreadable" if counts.unreadable else ""
@@ -160,6 +160,26 @@ def _delivery(path: str, command: list[str]) -> Delivery:
     from ..delivery import Delivery
 
     return Delivery(path, command, lambda text: complain(text, "warning"))
+
+
+class _Status:
+    """A line on standard error that says how far it is; for terminals only."""
+
+    def __init__(self, silent: bool) -> None:
+        self._shown, self._last_s = sys.stderr.isatty() and not silent, 0.0
+
+    def show(self, answered: int, settling: int) -> None:
+        """Draw it, a few times a second at most."""
+        if self._shown and time.monotonic() - self._last_s > 0.2:
+            self._last_s = time.monotonic()
+            sys.stderr.write(f"\r\033[K{answered} answered, {settling} waited for")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Take it off the line, so that another text can stand there."""
+        if self._shown:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
 
 
 class _Asked:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -367,6 +368,56 @@ def test_death_around_a_commit_costs_and_doubles_nothing(world: World, moment: s
     counts = world.once()
     assert counts == Counts(answered=5 if moment == "before commit" else 0)
     assert sorted(world.names) == [f"{number}.png" for number in range(5)]
+
+
+def test_after_a_power_cut_at_any_moment_each_file_has_one_line(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lay on the medium when the power went, the end of the log torn off or not, is enough to go on."""
+    monkeypatch.setattr(watching, "GROUP", 2)
+    for number in range(6):
+        world.put(f"{number}.png", number)
+    cuts: list[Path] = []
+
+    def snap() -> None:
+        root = tmp_path / f"cut-{len(cuts)}"
+        root.mkdir()
+        for name in ("journal.db", "journal.db-wal", "results.jsonl"):
+            shutil.copyfile(tmp_path / name, root / name)
+        cuts.append(root)
+
+    def look(watch: Watch, journal: Journal) -> None:
+        commit, tell = journal.commit, watch._outlet.tell
+        journal.commit = lambda: (snap(), commit(), snap())[1]  # type: ignore[func-returns-value, method-assign]
+        watch._outlet.tell = lambda lines: (tell(lines), snap())[0]  # type: ignore[func-returns-value, method-assign]
+
+    world.once(look)
+    assert len(cuts) >= 9
+    answered = set()
+    for root in cuts:
+        for torn in (0, 700, 6000):
+            again = tmp_path / f"{root.name}-{torn}"
+            shutil.copytree(root, again)
+            shutil.copytree(world.inbox, again / "inbox")
+            log = again / "journal.db-wal"
+            os.truncate(log, max(0, log.stat().st_size - torn))
+            after = World.__new__(World)
+            after.__dict__.update(world.__dict__, inbox=again / "inbox", journal=str(again / "journal.db"))
+            after.output = again / "results.jsonl"
+            try:
+                answered.add(after.once(pace=replace(PACE, settle_s=0.0)).answered)
+            except OutputError as error:  # a medium that lied and lost the whole journal: people must decide
+                assert torn and "was not written from this journal" in str(error) and not after.current_names()
+                continue
+            assert sorted(os.path.basename(line["picture"]) for line in after.lines) == [f"{n}.png" for n in range(6)]
+    assert {0, 2, 4, 6} <= answered  # some cuts cost nothing, others all the work, none a line
+
+
+def test_a_name_that_changes_its_case_is_one_file_where_case_does_not_count(world: World) -> None:
+    path = world.put("a.png", 1)
+    world.once()
+    os.link(path, world.inbox / "A.png")  # as a file system without case shows it: the old name is there, too
+    assert world.once() == Counts(again=1)
 
 
 @pytest.mark.parametrize("error", [EngineError("the engine failed"), MemoryError()])

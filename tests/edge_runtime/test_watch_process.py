@@ -21,7 +21,7 @@ from PIL import Image
 from benchmarks.watch import killed
 from edge_runtime import cli
 from edge_runtime.arrivals import Stamp
-from edge_runtime.delivery import Delivery, ahead, renew
+from edge_runtime.delivery import Delivery
 from edge_runtime.journal import Journal, connect
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -280,11 +280,11 @@ def test_what_was_not_taken_waits_for_the_next_process(deliveries: Deliveries) -
     delivery = deliveries.deliver("exit 1")
     until(lambda: all(row[1] for row in deliveries.rows()))
     delivery.stop()
-    database = connect(deliveries.path)
-    assert ahead(database) == 2 and ahead(database, tries=1) == 0
-    renew(database)
-    assert ahead(database, tries=1) == 2
-    database.close()
+    journal = Journal(deliveries.path, str(deliveries.root))
+    assert journal.undelivered() == 2 and journal.undelivered(tries=1) == 0
+    journal.renew_deliveries()
+    assert journal.undelivered(tries=1) == 2
+    journal.close()
     delivery = deliveries.deliver(f"cat >> {deliveries.taken}")
     until(lambda: all(row[0] for row in deliveries.rows()))
     delivery.stop()
