@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 from .digest import sha256_hex, sha256_hex_of_stream
 from .pictures import is_picture_name
-from .preprocess import MAX_FILE_BYTES
 
 _SIGNED = 2**63 - 1
 """SQLite's integers have a sign; inode numbers use all 64 bits on some file systems."""
@@ -56,7 +55,7 @@ class Content:
     """What a file held.
 
     Attributes:
-        encoded: its bytes; None where there are more than `preprocess.MAX_FILE_BYTES`.
+        encoded: its bytes; None where there are too many.
         sha256: of all of them, 64 hex digits.
     """
 
@@ -103,13 +102,14 @@ def _stamp(path: str) -> Stamp | None:
         return None
 
 
-def read(folder: str, name: str, stamp: Stamp) -> Content | None:
+def read(folder: str, name: str, stamp: Stamp, most_bytes: int) -> Content | None:
     """Read a file that has not been written to since it had a stamp.
 
     Args:
         folder: where it lies.
         name: within `folder`.
         stamp: what it must have before and after.
+        most_bytes: of a larger file, and of one that memory does not hold, only the hash is returned.
 
     Returns:
         The content; None where it is gone or another one by now.
@@ -128,9 +128,10 @@ def read(folder: str, name: str, stamp: Stamp) -> Content | None:
     with os.fdopen(descriptor, "rb", buffering=0) as stream:
         if Stamp.of(os.fstat(descriptor)) != stamp:
             return None
-        if stamp.size_bytes > MAX_FILE_BYTES:
-            content = Content(None, sha256_hex_of_stream(stream))
-        else:
-            encoded = stream.readall()
-            content = Content(encoded, sha256_hex(encoded))
+        try:
+            encoded = stream.readall() if stamp.size_bytes <= most_bytes else None
+        except MemoryError:
+            stream.seek(0)
+            encoded = None
+        content = Content(encoded, sha256_hex_of_stream(stream) if encoded is None else sha256_hex(encoded))
         return content if Stamp.of(os.fstat(descriptor)) == stamp else None

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .arrivals import Content, Stamp, read, stamp_at, walk
@@ -25,6 +25,7 @@ from .errors import ImageError, LeukoscopeError, OutputError
 from .journal import Carrier, Journal, now
 from .outlet import Outlet
 from .preprocess import MAX_FILE_BYTES
+from .settling import Settling, Wait
 
 PLACES = 1024
 """Files that are kept in mind while they settle."""
@@ -83,16 +84,6 @@ class Counts:
     unreadable: int = 0
 
 
-@dataclass(frozen=True)
-class _Wait:
-    """A file that settles: its stamp, since when it stands still, when to look again, whether it did not decode."""
-
-    stamp: Stamp
-    since_s: float
-    due_s: float
-    failed: bool = False
-
-
 class Watch:
     """The loop and what it has in mind."""
 
@@ -101,8 +92,8 @@ class Watch:
         self._folder, self._journal, self._claim, self._outlet = folder, journal, claim, outlet
         self._host, self._pace = host, pace
         self.counts = Counts()
-        # In the order of due_s: each file is looked at one settling time after it was put at the end.
-        self._waiting: dict[str, _Wait] = {}
+        self._sure = Counts()  # at the last commit
+        self._settling = Settling(pace.settle_s)
         self._told = journal.told
         self._group, self._group_since_s = 0, 0.0
         self._redo = False
@@ -134,7 +125,7 @@ class Watch:
     @property
     def settling(self) -> int:
         """Return how many files are waited for."""
-        return len(self._waiting)
+        return len(self._settling)
 
     def _pass(self) -> None:
         """List the folder once, and work while that goes on."""
@@ -144,10 +135,10 @@ class Watch:
             self._host.alive()
             if self._host.stopped():
                 return
-            if not (name in self._waiting or self._known(name) == stamp):
+            if not (name in self._settling or self._known(name) == stamp):
                 fresh[name] = stamp
-            full = len(self._waiting) + len(fresh) >= PLACES
-            if full or time.monotonic() - looked_s > self._pace.settle_s:
+            full = len(self._settling) + len(fresh) >= PLACES
+            if full or time.monotonic() - looked_s > max(_NAP_S, self._pace.settle_s):
                 self._admit(fresh)
                 if full:
                     self._drain(PLACES // 2)
@@ -171,11 +162,8 @@ class Watch:
     def _admit(self, fresh: dict[str, Stamp]) -> None:
         """Keep new files in mind, the oldest first, and empty `fresh`."""
         for name, stamp in sorted(fresh.items(), key=lambda one: (one[1].mtime_ns, one[0])):
-            self._put(name, stamp, time.monotonic())
+            self._settling.put(name, stamp)
         fresh.clear()
-
-    def _put(self, name: str, stamp: Stamp, since_s: float, failed: bool = False) -> None:
-        self._waiting[name] = _Wait(stamp, since_s, time.monotonic() + self._pace.settle_s, failed)
 
     def _rest(self, until_s: float) -> None:
         """Work on what becomes due until a moment."""
@@ -188,27 +176,22 @@ class Watch:
 
     def _drain(self, places: int) -> None:
         """Work until so many files at most are waited for."""
-        while len(self._waiting) > places and not self._host.stopped():
+        while len(self._settling) > places and not self._host.stopped():
             self._work()
-            if len(self._waiting) > places:
+            if len(self._settling) > places:
                 self._nap(_NAP_S)
 
     def _nap(self, most_s: float) -> None:
         self._host.alive()
-        due_s = next((wait.due_s for wait in self._waiting.values()), float("inf"))
-        time.sleep(max(0.0, min(most_s, _NAP_S, due_s - time.monotonic())))
+        time.sleep(min(most_s, _NAP_S, self._settling.due_in_s))
 
     def _work(self) -> None:
         """Look at the files that are due, and bring what came out of that to medium and outlet."""
-        while self._waiting and not self._host.stopped():
+        while not self._host.stopped() and (wait := self._settling.take_due()) is not None:
             self._host.alive()
-            name, wait = next(iter(self._waiting.items()))
-            if wait.due_s > time.monotonic():
-                break
-            del self._waiting[name]
             began_s = time.monotonic()
             try:
-                self._look(name, wait)
+                self._look(wait)
             except OutputError as error:
                 self._block(error)
             # A transaction shuts others out: none is kept open over an answer that takes as long as this one.
@@ -217,24 +200,39 @@ class Watch:
                 self._flush()
         self._flush(idle=True)
 
-    def _look(self, name: str, wait: _Wait) -> None:
-        stamp = stamp_at(self._folder, name)
+    def _look(self, wait: Wait) -> None:
+        name, stamp = wait.name, stamp_at(self._folder, wait.name)
         if stamp is None:
             return
-        still_s = time.monotonic() - wait.since_s
         if stamp != wait.stamp:
-            self._put(name, stamp, time.monotonic())
+            self._settling.put(name, stamp)
             return
-        if wait.failed and still_s < self._pace.patience_s:
-            self._put(name, stamp, wait.since_s, failed=True)
+        final = wait.still_s >= self._pace.patience_s
+        if wait.failed and not final:
+            self._settling.put(name, stamp, wait.since_s, failed=True)
             return
+        deadly = self._claim.deadly(name)
+        self._claim.hold(name)
         try:
-            content = read(self._folder, name, stamp)
+            self._take(wait, final, deadly)
         except OSError as error:
             self._remark(f"{self._shown(name)}: cannot be read: {error.strerror}; looked at again later")
             self.counts.unreadable += 1
-            return
+        finally:
+            self._claim.release(name)
+
+    def _take(self, wait: Wait, final: bool, deadly: bool) -> None:
+        """Read a file that stood still, and note what it is: known already, answered, or not ready after all.
+
+        Args:
+            wait: of the file.
+            final: whether it is bad when it does not decode.
+            deadly: whether the process died of it so often that it is not to be decoded.
+        """
+        name, stamp = wait.name, wait.stamp
+        content = read(self._folder, name, stamp, 0 if deadly else MAX_FILE_BYTES)
         if content is None:
+            self._settling.put(name, stamp)  # written to in this moment, or gone: the next look tells
             return
         carrier = self._carrier(name, stamp, content)
         if carrier is not None:
@@ -242,12 +240,17 @@ class Watch:
             self._journal.carry(carrier, name, stamp)
             self.counts.again += 1
             return
-        facts = self._answered(name, content, final=still_s >= self._pace.patience_s)
+        shown = self._shown(name)
+        if deadly:
+            facts: dict[str, Any] | None = {"error": f"{shown}: given up: the program ended {DEATHS} times over it"}
+        else:
+            facts = self._answered(shown, content, final)
         if facts is None:
-            self._put(name, stamp, wait.since_s, failed=True)
+            self._settling.put(name, stamp, wait.since_s, failed=True)
             return
         self._begin_group()
-        self._journal.record(name, stamp, content.sha256, facts, self._host.committed is not None)
+        told = {"picture": shown, "sha256": content.sha256, "time": now(), **facts}
+        self._journal.record(name, stamp, content.sha256, told, self._host.committed is not None)
         self.counts.answered += 1
         self.counts.bad += "error" in facts
 
@@ -266,29 +269,18 @@ class Watch:
                 return carrier
         return None
 
-    def _answered(self, name: str, content: Content, final: bool) -> dict[str, Any] | None:
+    def _answered(self, shown: str, content: Content, final: bool) -> dict[str, Any] | None:
         """Answer a picture: what the line says, or None where it does not decode and may be half of one."""
-        shown = self._shown(name)
-        facts: dict[str, Any] = {"picture": shown, "sha256": content.sha256, "time": now()}
-        if self._claim.deadly(name):
-            self._claim.release(name)
-            return {**facts, "error": f"{shown}: given up: the program ended {DEATHS} times over it"}
-        self._claim.hold(name)
         try:
             if content.encoded is None:
                 raise ImageError(f"{shown}: file too large", expected=f"at most {MAX_FILE_BYTES} bytes")
-            facts.update(self._host.answer(content.encoded, shown))
+            return self._host.answer(content.encoded, shown)
         except ImageError as error:
-            if not final:
-                return None
-            facts["error"] = str(error)
+            return {"error": str(error)} if final else None
         except LeukoscopeError as error:
-            facts["error"] = str(error)
+            return {"error": str(error)}
         except MemoryError:
-            facts["error"] = f"{shown}: out of memory"
-        finally:
-            self._claim.release(name)
-        return facts
+            return {"error": f"{shown}: out of memory"}
 
     def _begin_group(self) -> None:
         if not self._group:
@@ -311,17 +303,22 @@ class Watch:
     def _commit(self) -> None:
         self._journal.commit()
         committed, self._group = self._group, 0
+        self._sure = replace(self.counts)
         if committed and self._host.committed is not None:
             self._host.committed()
 
     def _tell(self) -> None:
         while lines := self._journal.lines(self._outlet.told, GROUP):
             self._outlet.tell(lines)
+            self._host.alive()
+            if self._host.stopped():  # a long file that is written again; the rest follows another time
+                break
         self._told = self._outlet.told
 
     def _block(self, error: OutputError) -> None:
         """Take no more files until journal and outlet can be written again; nothing is lost, the folder keeps it."""
         self._redo, self._group = True, 0
+        self.counts = replace(self._sure)
         self._host.say(f"{error}; no more files are taken until it can")
         while not self._host.stopped():
             until_s = time.monotonic() + _PAUSE_S

@@ -226,7 +226,7 @@ def test_a_file_that_becomes_a_link_is_not_followed(world: World, tmp_path: Path
     stamp = watching.stamp_at(str(world.inbox), "a.png")
     path.unlink()
     path.symlink_to(tmp_path / "secret.png")
-    assert stamp is not None and watching.read(str(world.inbox), "a.png", stamp) is None
+    assert stamp is not None and watching.read(str(world.inbox), "a.png", stamp, 10**6) is None
 
 
 def test_a_file_that_is_written_to_while_it_is_read_is_not_taken(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +242,6 @@ def test_a_file_that_is_written_to_while_it_is_read_is_not_taken(world: World, m
         return honest(content)
 
     monkeypatch.setattr(arrivals, "sha256_hex", late)
-    world.once(lambda watch, journal: setattr(watch, "_redo", True))
     world.once()
     assert len(world.lines) == 1 and world.lines[0]["sha256"] == honest(path.read_bytes())
 
@@ -289,14 +288,14 @@ def test_places_are_limited_and_all_get_their_turn(world: World, monkeypatch: py
     most = 0
 
     def look(watch: Watch, _journal: Journal) -> None:
-        honest = watch._put
+        honest = watch._settling.put
 
         def put(*arguments: Any, **more: Any) -> None:
             nonlocal most
             honest(*arguments, **more)
-            most = max(most, len(watch._waiting))
+            most = max(most, watch.settling)
 
-        watch._put = put  # type: ignore[method-assign]
+        watch._settling.put = put  # type: ignore[method-assign]
 
     assert world.once(look) == Counts(answered=60, bad=10)
     assert most == 8 and len({line["sha256"] for line in world.lines}) == 51
@@ -321,7 +320,7 @@ def test_a_full_disk_stops_it_once_and_loses_nothing(world: World, monkeypatch: 
 
         journal.try_room = try_room  # type: ignore[method-assign]
 
-    world.once(fill)
+    assert world.once(fill) == Counts(answered=30)
     assert sorted(world.names) == [f"{number:02}.png" for number in range(30)]
     assert sum("full" in text for text in world.said) == 1 and world.said[-1] == "there is room again"
 
@@ -429,6 +428,17 @@ def test_an_answer_that_fails_is_an_error_line(world: World, error: Exception) -
 
     assert world.once(answer=answer) == Counts(answered=1, bad=1)
     assert "engine" in world.lines[0]["error"] or "memory" in world.lines[0]["error"]
+
+
+def test_a_file_that_is_too_large_is_bad_and_still_known_by_its_content(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "MAX_FILE_BYTES", 1000)
+    world.put("a.png", b"x" * 1001)
+    assert world.once() == Counts(answered=1, bad=1) and world.asked == []
+    assert world.lines[0]["error"] == f"{world.inbox}/a.png: file too large: expected at most 1000 bytes"
+    (world.inbox / "a.png").rename(world.inbox / "b.png")
+    assert world.once() == Counts(again=1)
 
 
 def test_a_picture_that_kills_the_process_is_given_up(world: World) -> None:
