@@ -94,6 +94,14 @@ def test_a_full_disk_undoes_the_transaction_and_nothing_else(journal: Journal) -
     assert [sequence for sequence, _ in journal.lines(0, 10)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_statement_that_fails_takes_its_transaction_with_it(journal: Journal) -> None:
+    fill(journal, 1)
+    journal._database.execute("CREATE TEMP TRIGGER no BEFORE INSERT ON files BEGIN SELECT RAISE(ABORT, 'damaged'); END")
+    with pytest.raises(JournalError, match="damaged"):
+        journal.record("b.png", STAMP, "b" * 64, {}, False)
+    assert not journal.pending and len(journal.lines(0, 10)) == 1
+
+
 @pytest.mark.parametrize(
     "content", [b"no database at all, but long enough to be looked at" * 40, b"SQLite format 3\0rest"]
 )
