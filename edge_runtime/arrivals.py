@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .digest import sha256_hex, sha256_hex_of_stream
-from .pictures import is_picture_name
+from .preprocess import PICTURE_SUFFIXES
 
 _SIGNED = 2**63 - 1
 """SQLite's integers have a sign; inode numbers use all 64 bits on some file systems."""
@@ -84,7 +84,9 @@ def walk(folder: str, on_error: Callable[[OSError], None]) -> Iterator[tuple[str
                     name = os.path.join(within, entry.name)
                     if entry.is_dir(follow_symlinks=False):
                         ahead.append(name)
-                    elif is_picture_name(entry.name) and (stamp := _stamp(entry.path)) is not None:
+                        continue
+                    suffix = os.path.splitext(entry.name)[1].lower()
+                    if suffix in PICTURE_SUFFIXES and (stamp := _stamp(entry.path)) is not None:
                         yield name, stamp
         except OSError as error:
             on_error(error)

@@ -56,14 +56,9 @@ def _in_folder(folder: str, on_error: Callable[[OSError], None], skip: str | Non
             if not name.startswith(".") and (skip is None or os.path.realpath(os.path.join(where, name)) != skip)
         )
         for name in sorted(names):
-            if is_picture_name(name):
+            if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
                 found.append(os.path.join(where, name))
     return found
-
-
-def is_picture_name(name: str) -> bool:
-    """Whether a file of this name, without its folder, is taken for a picture: by its suffix, and not hidden."""
-    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES and not name.startswith(".")
 
 
 def overlay_paths(pictures: list[str], target: Path) -> list[Path]:
