@@ -53,3 +53,7 @@ class EngineError(LeukoscopeError):
 
 class OutputError(LeukoscopeError):
     """A result cannot be written."""
+
+
+class JournalError(LeukoscopeError):
+    """The journal of a watched folder is damaged, too new, in use, or of another folder."""
