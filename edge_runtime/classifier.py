@@ -161,14 +161,7 @@ class Classifier:
             EngineError: the engine failed, or returned a value that is not finite.
         """
         start = time.perf_counter()
-        if isinstance(image, str | os.PathLike):
-            picture = decode(Path(image), name)
-        elif isinstance(image, bytes):
-            picture = decode(image, name)
-        elif isinstance(image, np.ndarray):
-            picture = from_array(image, name or "array")
-        else:
-            picture = from_picture(image, name or "picture")
+        picture = picture_of(image, name)
         decoded = time.perf_counter()
         plain = prepare(picture, self.preprocess.plain)
         pixels = standardised(plain, self.preprocess)
@@ -213,6 +206,23 @@ class Classifier:
             self.bundle.id,
             not manifest.parity_passed,
         )
+
+
+def picture_of(
+    image: str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8], name: str | None = None
+) -> Image.Image:
+    """Return whatever `Classifier.classify` takes as an upright RGB picture.
+
+    Raises:
+        ImageError: not a picture this program takes.
+    """
+    if isinstance(image, str | os.PathLike):
+        return decode(Path(image), name)
+    if isinstance(image, bytes):
+        return decode(image, name)
+    if isinstance(image, np.ndarray):
+        return from_array(image, name or "array")
+    return from_picture(image, name or "picture")
 
 
 def softmax(logits: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float64]:
