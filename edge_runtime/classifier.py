@@ -27,10 +27,14 @@ from .heatmap import Placement, heatmap
 from .preprocess import Pixels, Preprocess, decode, from_array, from_picture, prepare, standardised
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from PIL import Image
 
     from .refusal import Refusal
     from .trust import Trust
+
+    AnyPicture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -147,9 +151,7 @@ class Classifier:
         """Return the labels, in the order of the logits."""
         return self.bundle.manifest.task.labels
 
-    def classify(
-        self, image: str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8], name: str | None = None
-    ) -> Prediction:
+    def classify(self, image: AnyPicture, name: str | None = None) -> Prediction:
         """Classify one picture.
 
         Args:
@@ -208,9 +210,7 @@ class Classifier:
         )
 
 
-def picture_of(
-    image: str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8], name: str | None = None
-) -> Image.Image:
+def picture_of(image: AnyPicture, name: str | None = None) -> Image.Image:
     """Return whatever `Classifier.classify` takes as an upright RGB picture.
 
     Raises:

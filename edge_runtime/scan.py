@@ -14,22 +14,31 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from .cells import CROP_PX, CROP_RED_CELL_PX, Cell, FieldCells, find_cells
 from .classifier import Classifier, Prediction, picture_of
 from .errors import UsageError
 from .preprocess import Box, Pixels
-from .tiles import LOOK_RED_CELLS, SAMPLE_PX, Once, Tile, claims, measure_red_cells, plan_tiles
+from .tiles import (
+    GLASS_SHARE,
+    LOOK_RED_CELLS,
+    SAMPLE_PX,
+    Once,
+    Read,
+    Tile,
+    claims,
+    measure_red_cells,
+    plan_tiles,
+    stained_share,
+)
 
 if TYPE_CHECKING:
-    from PIL import Image
-
+    from .classifier import AnyPicture
     from .refusal import Refusal
 
 CROP_RED_CELLS = CROP_PX / CROP_RED_CELL_PX
@@ -37,6 +46,9 @@ CROP_RED_CELLS = CROP_PX / CROP_RED_CELL_PX
 
 RED_CELL_UM = 7.5
 """Diameter of a red cell in a smear, micrometres."""
+
+UM_PER_PX = (0.02, 1.0)
+"""Micrometres per pixel that a microscope's camera can have and white cells be told apart."""
 
 NUCLEUS_RED_CELLS = 1.25
 """Diameter of a white cell's nucleus, red cells: what is left to go by where there are too few of these."""
@@ -56,6 +68,8 @@ LEFT_OUT = {
     "no answer": "the model declined to answer",
 }
 """Why a cell is not counted; the first that fits."""
+
+Progress = Callable[[Sequence[Tile]], Iterable[Tile]]
 
 Judge = Callable[[Pixels, "float | None"], Sequence["Refusal"]]
 """Says why a field must not be counted, nothing where it may: from (H, W, 3) uint8 and its `red_cell_px`."""
@@ -115,6 +129,7 @@ class FieldScan:
         refusals: why no cell of this field may be counted; none where they may.
         timings_ms: "decode", "find", "classify" and "total", milliseconds.
         bundle_id: of the bundle that answered.
+        first: number of the first cell; cells of a picture are numbered on through its parts, from 1.
     """
 
     name: str
@@ -127,6 +142,7 @@ class FieldScan:
     refusals: tuple[Refusal, ...]
     timings_ms: dict[str, float]
     bundle_id: str
+    first: int = 1
 
     def left_out(self, cell: ScannedCell) -> str | None:
         """Say why one of the cells is not counted, by a key of `LEFT_OUT`; None where it is."""
@@ -148,7 +164,7 @@ class FieldScan:
             "refusals": [refusal.to_dict() for refusal in self.refusals],
             "cells": [
                 {"number": number, "left_out": self.left_out(cell), **cell.to_dict()}
-                for number, cell in enumerate(self.cells, 1)
+                for number, cell in enumerate(self.cells, self.first)
             ],
             "timings_ms": {name: round(value, 3) for name, value in self.timings_ms.items()},
             "bundle_id": self.bundle_id,
@@ -180,12 +196,10 @@ class Scanner:
                 got=f"{self.classifier.bundle.id}, one {task.kind} a picture",
                 todo="take another --model, such as blood-cells, or the command classify",
             )
-        if self.um_per_px is not None and not 0.02 <= self.um_per_px <= 1:
-            raise UsageError("micrometres per pixel", got=self.um_per_px, expected="0.02 to 1")
+        if self.um_per_px is not None and not UM_PER_PX[0] <= self.um_per_px <= UM_PER_PX[1]:
+            raise UsageError("micrometres per pixel", got=self.um_per_px, expected="{} to {}".format(*UM_PER_PX))
 
-    def scan(
-        self, image: str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8], name: str | None = None
-    ) -> FieldScan:
+    def scan(self, image: AnyPicture, name: str | None = None) -> FieldScan:
         """Find and classify the white cells of one picture.
 
         Args:
@@ -196,28 +210,40 @@ class Scanner:
             ImageError: not a picture this program takes.
             EngineError: the engine failed, or returned a value that is not finite.
         """
+        pixels, name, decode_ms = _decoded(image, name)
+        fields = list(replace(self, judge=None).looks(pixels, name))
+        field = fields[0] if len(fields) == 1 else _together(fields, pixels, name, self.classifier.bundle.id)
+        timings = {**field.timings_ms, "decode": decode_ms, "total": decode_ms + field.timings_ms["total"]}
+        return self.judged(replace(field, timings_ms=timings), pixels)
+
+    def looks(self, image: AnyPicture, name: str | None = None, progress: Progress = iter) -> Iterator[FieldScan]:
+        """Scan one picture as `scan` does, but give the parts of a wide one as they come: no two need be kept at once.
+
+        Args:
+            image: as of `scan`.
+            name: as of `scan`.
+            progress: is given the tiles of a wide picture and hands them on one by one.
+
+        Yields:
+            The picture's cells in one go; of a wide picture, one result per tile that is not bare glass.
+        """
+        pixels, name, decode_ms = _decoded(image, name)
         start = time.perf_counter()
-        pixels = np.asarray(picture_of(image, name))  # (H, W, 3) uint8
-        decode_ms = 1000 * (time.perf_counter() - start)
-        if name is None:
-            name = os.fspath(image) if isinstance(image, str | os.PathLike) else "picture"
         area = (0, 0, pixels.shape[1], pixels.shape[0])
         found = find_cells(pixels) if max(area) <= SAMPLE_PX else None
         measured = found.red_cell_px if found else measure_red_cells(lambda box: part(pixels, box), area)
         scale = self.scale(measured)
-        if scale.red_cell_px is None or max(area) <= LOOK_RED_CELLS * scale.red_cell_px:
-            field = self.look(name, area, Tile(area, area), pixels, scale, found)
-        else:
-            field = self._walk(name, area, plan_tiles(area, scale.red_cell_px), pixels, scale)
-        field = self.judged(field, pixels)
-        total_ms = 1000 * (time.perf_counter() - start)
-        timings_ms = {
-            "decode": decode_ms,
-            "find": total_ms - decode_ms - field.timings_ms["classify"],
-            "classify": field.timings_ms["classify"],
-            "total": total_ms,
-        }
-        return replace(field, timings_ms=timings_ms)
+        if scale.red_cell_px is not None and max(area) > LOOK_RED_CELLS * scale.red_cell_px:
+            tiles = progress(plan_tiles(area, scale.red_cell_px))
+            yield from self.walk(name, area, tiles, scale, lambda box: part(pixels, box))
+            return
+        found_ms = 1000 * (time.perf_counter() - start)
+        field = self.look(name, area, Tile(area, area), pixels, scale, found)
+        timings = field.timings_ms
+        timings["decode"] = decode_ms
+        timings["find"] += found_ms
+        timings["total"] += decode_ms + found_ms
+        yield self.judged(field, pixels)
 
     def scale(self, measured: float | None, stated_um_per_px: float | None = None) -> Scale:
         """Say how large red cells are: as given, else as measured, else as the file states."""
@@ -236,7 +262,7 @@ class Scanner:
 
         Args:
             name: of the picture.
-            area: of the picture, (0, 0, width, height).
+            area: all of the picture.
             tile: which part of it; cells beside its core are left to other tiles.
             pixels: (H, W, 3) uint8, of the tile's window.
             scale: of the picture; where it is unknown, the tile's own nuclei give one.
@@ -271,22 +297,57 @@ class Scanner:
             self.classifier.bundle.id,
         )
 
-    def _walk(self, name: str, area: Box, tiles: Iterable[Tile], pixels: Pixels, scale: Scale) -> FieldScan:
-        """Look at a picture tile by tile, and put what was found together."""
-        once, classify_ms = Once(), 0.0
-        cells: list[ScannedCell] = []
+    def walk(
+        self, name: str, area: Box, tiles: Iterable[Tile], scale: Scale, read: Read, glance: Read | None = None
+    ) -> Iterator[FieldScan]:
+        """Look at a picture tile by tile; bare glass is passed over, and every cell is met once.
+
+        Args:
+            name: of the picture.
+            area: all of the picture.
+            tiles: from `plan_tiles`, in its order.
+            scale: of the picture.
+            read: reads a window.
+            glance: reads a window coarsely, to tell whether it is glass; default: `read`.
+
+        Yields:
+            One result per tile that is not glass.
+        """
+        once, first = Once(), 1
         for tile in tiles:
-            seen = self.look(name, area, tile, part(pixels, tile.window), scale)
-            cells.extend(cell for cell in seen.cells if once.new(cell.cell, tile))
-            classify_ms += seen.timings_ms["classify"]
-        bundle_id, px = self.classifier.bundle.id, scale.red_cell_px
-        return FieldScan(
-            name, area[2], area[3], area, px, scale.source, tuple(cells), (), {"classify": classify_ms}, bundle_id
-        )
+            start = time.perf_counter()
+            seen = (glance or read)(tile.window)
+            if stained_share(seen) < GLASS_SHARE:
+                continue
+            pixels = read(tile.window) if glance else seen
+            decode_ms = 1000 * (time.perf_counter() - start)
+            field = self.look(name, area, tile, pixels, scale)
+            cells = tuple(cell for cell in field.cells if once.new(cell.cell, tile))
+            timings = {**field.timings_ms, "decode": decode_ms, "total": decode_ms + field.timings_ms["total"]}
+            yield self.judged(replace(field, cells=cells, timings_ms=timings, first=first), pixels)
+            first += len(cells)
 
     def judged(self, field: FieldScan, pixels: Pixels) -> FieldScan:
         """Return the field with the judge's refusals: `pixels`, (H, W, 3) uint8, are its own."""
         return replace(field, refusals=tuple(self.judge(pixels, field.red_cell_px))) if self.judge else field
+
+
+def _decoded(image: AnyPicture, name: str | None) -> tuple[Pixels, str, float]:
+    """Return a picture's pixels, its name, and the milliseconds this took."""
+    start = time.perf_counter()
+    pixels = np.asarray(picture_of(image, name))  # (H, W, 3) uint8
+    if name is None:
+        name = os.fspath(image) if isinstance(image, str | os.PathLike) else "picture"
+    return pixels, name, 1000 * (time.perf_counter() - start)
+
+
+def _together(fields: Sequence[FieldScan], pixels: Pixels, name: str, bundle_id: str) -> FieldScan:
+    """Put the tiles of a wide picture together; there is none where all of it is glass."""
+    height, width = pixels.shape[:2]
+    timings = {key: sum(field.timings_ms[key] for field in fields) for key in ("decode", "find", "classify", "total")}
+    px, source = (fields[0].red_cell_px, fields[0].scale) if fields else (None, "unknown")
+    cells = tuple(cell for field in fields for cell in field.cells)
+    return FieldScan(name, width, height, (0, 0, width, height), px, source, cells, (), timings, bundle_id)
 
 
 def part(pixels: Pixels, box: Box) -> Pixels:
@@ -310,7 +371,8 @@ def _placed(cell: Cell, window: Box, area: Box, grain: float) -> Cell:
         grain: pixels of the picture per pixel of the search, to which boxes are rounded.
     """
     left, top, width, height = _moved(cell.box, window[0], window[1])
-    gaps = (left, top, area[2] - left - width, area[3] - top - height)
+    x, y = left - area[0], top - area[1]
+    gaps = (x, y, area[2] - x - width, area[3] - y - height)
     cut = cell.cut and min(gaps) <= grain
     return replace(
         cell,

@@ -9,7 +9,7 @@ claim the cell, and `Once` keeps the first. Nothing is decoded and no cell is fo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,9 +40,8 @@ SAMPLES = 9
 
 CANDIDATES = 49
 
-GLASS_SHARE = 0.02
-"""With less than this share stained there is only glass: a lone white cell covers 0.5 % of a tile, but none lies where
-there is no red one."""
+GLASS_SHARE = 0.002
+"""With less than this share stained there is only glass: a lone lymphocyte covers 0.3 % of a tile."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Tile:
     core: Box
 
 
-def plan_tiles(area: Box, red_cell_px: float) -> Iterator[Tile]:
+def plan_tiles(area: Box, red_cell_px: float) -> list[Tile]:
     """Cover an area with tiles, row by row.
 
     Args:
@@ -68,11 +67,13 @@ def plan_tiles(area: Box, red_cell_px: float) -> Iterator[Tile]:
     left, top, width, height = area
     margin = math.ceil(MARGIN_RED_CELLS * red_cell_px)
     step = max(1, round(TILE_RED_CELLS * red_cell_px) - 2 * margin)
+    tiles = []
     for y in range(top, top + height, step):
         for x in range(left, left + width, step):
             right, bottom = min(x + step, left + width), min(y + step, top + height)
             window = inside((x - margin, y - margin, right - x + 2 * margin, bottom - y + 2 * margin), area)
-            yield Tile(window, (x, y, right - x, bottom - y))
+            tiles.append(Tile(window, (x, y, right - x, bottom - y)))
+    return tiles
 
 
 def inside(box: Box, area: Box) -> Box:

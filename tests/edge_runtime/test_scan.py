@@ -99,7 +99,7 @@ def test_the_scale_is_given_or_measured_or_assumed(classifier: Classifier, pixel
     empty = Scanner(classifier).scan(np.full((200, 200, 3), 240, np.uint8))
     assert (empty.cells, empty.scale, empty.red_cell_px) == ((), "unknown", None)
     assert empty.to_dict()["cells"] == []
-    with pytest.raises(UsageError, match=r"micrometres per pixel: got 0, expected 0\.02 to 1"):
+    with pytest.raises(UsageError, match=r"micrometres per pixel: got 0, expected 0\.02 to 1\.0"):
         Scanner(classifier, um_per_px=0)
 
 
