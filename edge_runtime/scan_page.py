@@ -30,13 +30,15 @@ body { margin: 0 auto; padding: 1rem; max-width: 66rem; background: #fff; color:
 h1 { line-height: 1.2; margin-bottom: 0.3rem; }
 h2 { margin-top: 2.5rem; padding-top: 0.4rem; border-top: 2px solid #1a1a1a; }
 h3 { margin: 1.5rem 0 0.5rem; }
+nav ul { display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; padding: 0; list-style: none; }
+a { color: #0b4f8a; }
 .lead { margin-top: 0; font-size: 1.1rem; }
 .note { padding: 0.6rem 0.8rem; border-left: 4px solid #8a5a00; background: #fdf6e7; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; min-width: min(100%, 30rem); }
 caption { text-align: left; padding: 0.2rem 0; color: #444; }
 th, td { text-align: left; vertical-align: top; padding: 0.2rem 0.9rem 0.2rem 0; border-bottom: 1px solid #ccc; }
-thead th { border-bottom: 2px solid #666; vertical-align: bottom; }
+thead th { overflow-wrap: normal; border-bottom: 2px solid #666; vertical-align: bottom; }
 tbody th { font-weight: normal; min-width: 7rem; }
 td { white-space: nowrap; }
 td.text { white-space: normal; min-width: 9rem; }
@@ -135,10 +137,10 @@ def _differential(found: Differential, manifest: Manifest) -> list[str]:
         interval = share_text(share)
         lines.append(
             f'<p class="note"><strong>Flagged: {name}</strong>: {share.count} of {share.total} counted cells '
-            f"({interval[0]}; {interval[1]}), at the bundle&#x27;s threshold of {point.threshold:.3f}. On its "
-            f"validation pictures that had a sensitivity of {point.sensitivity:.3f} and a specificity of "
-            f"{point.specificity:.3f}: so about {point.false_alarms:.0f} of {share.total} cells would be flagged where there is no {name} at "
-            "all.</p>"
+            f"({interval[0]}; {interval[1]}), at the bundle&#x27;s threshold of {point.threshold:.3f}. "
+            f"On its validation pictures that had a sensitivity of {point.sensitivity:.3f} and a specificity of "
+            f"{point.specificity:.3f}: about {point.false_alarms:.0f} of {share.total} cells would be flagged where "
+            f"there is no {name} at all.</p>"
         )
     return lines
 

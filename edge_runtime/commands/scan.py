@@ -55,7 +55,7 @@ def add(commands: Commands) -> None:
         help="micrometres per pixel of all pictures; default: red cells are measured in each",
     )
     model_option(scan, MODEL)
-    engine_options(scan)
+    engine_options(scan, threads=1)
     trust_option(scan)
     scan.set_defaults(run=_scan)
 
