@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .contact_sheet import ContactSheet, sheet_picture
 from .differential import Tally
-from .files import make_folder, require_writable, write_whole
+from .files import leftovers, make_folder, require_writable, write_whole
 from .report import NOTE, json_line
 from .scan import LEFT_OUT, SCALES, FieldScan
 from .scan_page import scan_page
@@ -82,8 +82,11 @@ def scan_files(folder: Path, bundle: Bundle) -> Iterator[ScanFiles]:
     """
     make_folder(folder)
     require_writable(folder)
+    names = (PAGE, TABLE, DATA, SHEET)
+    for left in (file for name in names for file in leftovers(folder / name)):
+        left.unlink(missing_ok=True)  # of a scan that was killed; two into one folder at a time make no sense
     with ExitStack() as stack:
-        streams = {name: stack.enter_context(write_whole(folder / name)) for name in (PAGE, TABLE, DATA, SHEET)}
+        streams = {name: stack.enter_context(write_whole(folder / name)) for name in names}
         yield ScanFiles(bundle, streams)
 
 

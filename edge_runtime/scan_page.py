@@ -7,6 +7,7 @@ page's text. It needs no script. Every text passes `html.escape`: a picture's na
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
@@ -77,6 +78,7 @@ def scan_page(
         bundle_id: of the same.
         written: when the page was, for people.
     """
+    folder = _folder(rows)
     title = "Scan of 1 field" if found.fields == 1 else f"Scan of {found.fields} fields"
     parts = [
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -88,9 +90,9 @@ def scan_page(
         *(f'<li><a href="#{key}">{text}</a></li>' for key, text in SECTIONS.items()),
         "</ul></nav>\n</header>\n<main>",
         *_differential(found, manifest),
-        *_left_out(found, rows),
-        *_fields(rows, manifest),
-        *_sheet(groups),
+        *_left_out(found, rows, folder),
+        *_fields(rows, manifest, folder),
+        *_sheet(groups, folder),
         *_limits(manifest),
         "</main>\n</body>\n</html>\n",
     ]
@@ -104,6 +106,15 @@ SECTIONS = {
     "cells": "Cells",
     "limits": "What this rests on",
 }
+
+
+def _folder(rows: Sequence[Row]) -> str:
+    """Return the folder that all pictures lie in, with its separator; "" where there is none."""
+    folders = {os.path.dirname(row.name) for row in rows}
+    try:
+        return os.path.join(os.path.commonpath(folders), "") if all(folders) else ""
+    except ValueError:  # no row, or paths that have nothing in common
+        return ""
 
 
 def _head(key: str, page: bool = False) -> str:
@@ -155,13 +166,17 @@ def _bar(share: float, low: float, high: float) -> str:
     )
 
 
-def _left_out(found: Differential, rows: Sequence[Row]) -> list[str]:
+def _left_out(found: Differential, rows: Sequence[Row], folder: str) -> list[str]:
     lines = [_head("left-out")]
     if found.left_out:
         cells = [(escape(LEFT_OUT[reason]), str(count)) for reason, count in found.left_out.items()]
         lines.append(_table("Cells that were found and not counted", ("why", "cells"), cells))
     bad = [
-        (escape(plain(row.name)), "" if row.error else f"{row.refused_parts} of {row.parts}", _why(row))
+        (
+            escape(plain(row.name.removeprefix(folder))),
+            "" if row.error else f"{row.refused_parts} of {row.parts}",
+            _why(row),
+        )
         for row in rows
         if row.error or row.refused_parts
     ]
@@ -176,12 +191,12 @@ def _why(row: Row) -> str:
     return escape("; ".join((*((plain(row.error),) if row.error else ()), *row.refused)))
 
 
-def _fields(rows: Sequence[Row], manifest: Manifest) -> list[str]:
+def _fields(rows: Sequence[Row], manifest: Manifest, folder: str) -> list[str]:
     points = [point.name for point in manifest.operating_points]
     head = ("field", "cells found", "counted", *(f"flagged: {name}" for name in points), "most are", "red cell, px")
     body = [
         (
-            escape(plain(row.name)),
+            escape(plain(row.name.removeprefix(folder))),
             str(row.found),
             str(row.counted.total()),
             *(str(row.flagged[name]) for name in points),
@@ -190,7 +205,8 @@ def _fields(rows: Sequence[Row], manifest: Manifest) -> list[str]:
         )
         for row in rows[:ROWS_SHOWN]
     ]
-    lines = [_head("fields", page=True), _table("Each picture", tuple(map(escape, head)), body)]
+    caption = f"Each picture, in {plain(folder)}" if folder else "Each picture"
+    lines = [_head("fields", page=True), _table(caption, tuple(map(escape, head)), body)]
     if len(rows) > ROWS_SHOWN:
         lines.append(f"<p>The first {ROWS_SHOWN} of {len(rows)} fields; scan.json has them all.</p>")
     sources = sorted({row.scale for row in rows if not row.error})
@@ -200,7 +216,7 @@ def _fields(rows: Sequence[Row], manifest: Manifest) -> list[str]:
     return lines
 
 
-def _sheet(groups: Sequence[Group]) -> list[str]:
+def _sheet(groups: Sequence[Group], folder: str) -> list[str]:
     lines = [
         _head("cells", page=True),
         "<p>Each cell as the model saw it and, right of it, where it saw its answer; the line is at half of the "
@@ -209,14 +225,19 @@ def _sheet(groups: Sequence[Group]) -> list[str]:
     if not groups:
         lines.append("<p>No cell was found.</p>")
     for group in groups:
-        lines += [f"<h3>{escape(heading(group))}</h3>", '<ul class="cells">', *map(_cell, group.shown), "</ul>"]
+        lines += [
+            f"<h3>{escape(heading(group))}</h3>",
+            '<ul class="cells">',
+            *(_cell(cell, folder) for cell in group.shown),
+            "</ul>",
+        ]
     return lines
 
 
-def _cell(cell: Thumbnail) -> str:
+def _cell(cell: Thumbnail, folder: str) -> str:
     answer = escape(f"{cell.label} {100 * cell.probability:.0f} %")
     flags = escape("".join(f", {name}?" for name in cell.flags if name != cell.label))
-    place = escape(f"{plain(cell.field)}, cell {cell.number}")
+    place = escape(f"{plain(cell.field.removeprefix(folder))}, cell {cell.number}")
     data = base64.b64encode(cell.jpeg).decode("ascii")
     return (
         f'<li><img src="data:image/jpeg;base64,{data}" width="{2 * THUMB_PX}" height="{THUMB_PX}" loading="lazy" '
