@@ -155,6 +155,42 @@ def compare(base: Sequence[FieldScan], other: Sequence[FieldScan], factor: float
     }
 
 
+def border_fills(scanner: Scanner, fields: Sequence[Field], scans: Sequence[FieldScan]) -> dict[str, Any]:
+    """Compare ways to continue a picture beyond its border, on crops that need none.
+
+    Each crop loses what lies left of its cell, as if the border were there, and gets it back in each way.
+
+    Returns:
+        Number of ``crops``, and by way the share that keeps its class and the mean change of that class's probability.
+    """
+    kept: dict[str, list[tuple[bool, float]]] = {"mirror image": [], "field's colour": [], "black": []}
+    for field, scan in zip(fields, scans, strict=True):
+        white = np.percentile(field.pixels.reshape(-1, 3), 95, axis=0).astype(np.uint8)
+        for cell in scan.cells:
+            if cell.filled or cell.cell.cut:
+                continue
+            left, top, side, _ = cell.crop
+            crop = field.pixels[top : top + side, left : left + side]
+            gap = max(2, cell.cell.box[0] - left - 3)
+            over = ((0, 0), (gap, 0), (0, 0))
+            ways = {"mirror image": np.pad(crop[:, gap:], over, "symmetric"), "black": np.pad(crop[:, gap:], over)}
+            ways["field's colour"] = ways["black"].copy()
+            ways["field's colour"][:, :gap] = white
+            truth = cell.prediction
+            for way, pixels in ways.items():
+                answer = scanner.classifier.classify(pixels)
+                change = abs(answer.probabilities[truth.label] - truth.probability)
+                kept[way].append((answer.label == truth.label, change))
+    means = {way: np.array(pairs_, float).mean(axis=0) for way, pairs_ in kept.items()}
+    return {
+        "crops": len(kept["black"]),
+        **{
+            way: {"same_class": float(same), "probability_change": float(change)}
+            for way, (same, change) in means.items()
+        },
+    }
+
+
 def classification_ways(fields: Sequence[Field], rounds: int = 7) -> dict[str, float]:
     """Time one crop's classification, wall-clock milliseconds, by turns; the best round of each way."""
     one, two, spare = (Classifier.open(MODEL, threads=threads) for threads in (1, 2, 1))
@@ -260,6 +296,7 @@ def measure(data: Path) -> dict[str, Any]:
         "magnifications": {
             f"{factor:g}": compare(scans, scan_all(scanner, fields, factor)[0], factor) for factor in FACTORS
         },
+        "border_fills": border_fills(scanner, fields, scans),
         "classification_ms": classification_ways(fields),
         "slides": slides,
     }
