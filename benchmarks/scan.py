@@ -44,8 +44,8 @@ MODEL = "blood-cells"
 FACTORS = (0.7, 1.5, 2.0)
 """Magnifications, of the fields as they are."""
 
-SLIDES_PX = ((10_000, 7_500), (40_000, 30_000))
-"""Width and height of the rendered slides: memory must not grow with them."""
+SLIDES_PX = ((10_000, 7_500), (20_000, 15_000), (40_000, 30_000))
+"""Width and height of the rendered slides: the first is decoded whole, with the others memory must not grow."""
 
 FIELD_PX, SMEAR_SHARE, SLIDE_FIELDS = 448, 0.25, 24
 
