@@ -59,7 +59,7 @@ def speed_table() -> str:
     """What a field costs, and where the time goes."""
     found = _read()
     speed, machine = found["speed"], found["machine"]
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in speed["shares"].items())
+    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in speed["shares"].items())
     ways = [(way, f"{ms:.2f}") for way, ms in found["classification_ms"].items()]
     return "\n\n".join(
         (
