@@ -11,10 +11,10 @@ import argparse
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import classify, info, models, verify, watch
+from .commands import classify, info, models, scan, verify, watch
 from .guard import Parser, guarded
 
-COMMANDS = (classify, watch, models, info, verify)
+COMMANDS = (classify, scan, watch, models, info, verify)
 """In the order of the help."""
 
 EXAMPLES = (
