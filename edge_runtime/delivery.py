@@ -18,9 +18,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
+from typing import TypeVar
 
 from .errors import JournalError
 from .journal import connect
+
+T = TypeVar("T")
 
 TRIES = 300
 """So often is a result tried while one process lives, about a day; the next process tries again."""
@@ -64,6 +68,11 @@ class Delivery:
         """Say that there may be something to deliver."""
         self._awake.set()
 
+    @property
+    def works(self) -> bool:
+        """Whether the thread is there."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         """End: a command that runs gets a few seconds more; what it has not taken waits in the journal."""
         self._stopped_at = time.monotonic()
@@ -80,24 +89,31 @@ class Delivery:
         failed = False
         try:
             while not self._stopping.is_set():
-                try:
-                    row = _next(database)
-                    if row is None:
-                        self._awake.wait(_IDLE_S)  # something that failed may be due again by then
-                        self._awake.clear()
-                        continue
-                    outcome = self._try(row[1])
-                    if outcome is None:  # stopped in the middle
-                        return
-                    _note(database, row[0], outcome)
-                except sqlite3.Error as error:  # a full disk: the result is tried again
-                    outcome = str(error)
-                    self._stopping.wait(_IDLE_S)
+                row = self._patiently(lambda: _next(database))
+                if row is None:
+                    self._awake.wait(_IDLE_S)  # something that failed may be due again by then
+                    self._awake.clear()
+                    continue
+                sequence, line = row
+                outcome = self._try(line)
+                if outcome is None:  # stopped in the middle
+                    return
+                self._patiently(partial(_note, database, sequence, outcome))
                 if outcome != _DELIVERED and not failed:
                     self._say(f"{self._command[0]}: {outcome}; results wait in the journal and are tried again")
                 failed = outcome != _DELIVERED
         finally:
             database.close()
+
+    def _patiently(self, use: Callable[[], T]) -> T | None:
+        """Use the journal, again and again while its disk is full: the command must not run twice for that."""
+        while True:
+            try:
+                return use()
+            except sqlite3.Error as error:
+                if self._stopping.wait(_IDLE_S):
+                    self._say(f"{self._journal}: {error}; what was delivered last may be delivered again")
+                    return None
 
     def _try(self, line: str) -> str | None:
         """Run the command once; say how it went, or None where the program stops and the command did not end."""

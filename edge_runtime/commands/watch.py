@@ -137,7 +137,7 @@ def _watch(options: argparse.Namespace) -> int:
         watch.run(options.once)
         waiting = 0
         if delivery is not None:
-            while options.once and not asked.stop() and journal.undelivered(_ONCE_TRIES):
+            while options.once and delivery.works and not asked.stop() and journal.undelivered(_ONCE_TRIES):
                 supervisor.alive()
                 time.sleep(0.1)
             waiting = journal.undelivered()

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from PIL import Image
 
 from benchmarks.watch import killed
 from edge_runtime import cli
+from edge_runtime import delivery as delivery_module
 from edge_runtime.arrivals import Stamp
 from edge_runtime.delivery import Delivery
 from edge_runtime.journal import Journal, connect
@@ -301,6 +303,24 @@ def test_what_was_not_taken_waits_for_the_next_process(deliveries: Deliveries) -
     until(lambda: all(row[0] for row in deliveries.rows()))
     delivery.stop()
     assert deliveries.sequences == [1, 2]
+
+
+def test_a_full_disk_does_not_make_the_command_run_again(
+    deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliveries.fill(1)
+    honest, failures = delivery_module._note, [sqlite3.OperationalError("database or disk is full")] * 2
+
+    def note(*arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        honest(*arguments)
+
+    monkeypatch.setattr(delivery_module, "_note", note)
+    delivery = deliveries.deliver(f"cat >> {deliveries.taken}")
+    until(lambda: deliveries.rows()[0][0])
+    delivery.stop()
+    assert deliveries.sequences == [1] and not failures and deliveries.said == []
 
 
 def test_a_failing_command_does_not_stop_the_pictures(
