@@ -10,14 +10,18 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from .. import DEFAULT_MODEL
 from ..errors import UsageError
 from ..guard import INTERRUPTED, complain
-from .opening import add_command, engine_options, model_option, open_classifier, trust_option
+from .opening import add_command, engine_options, open_classifier, trust_option
 from .output import FAILED
+from .scan import MODEL as SCAN_MODEL
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
+    from ..classifier import Classifier
     from ..delivery import Delivery
     from .opening import Commands
 
@@ -31,6 +35,7 @@ examples:
   python -m edge_runtime watch smears/
   python -m edge_runtime watch --model blood-cells --output results.jsonl cells/
   python -m edge_runtime watch --once --journal /var/lib/leukoscope/inbox.db inbox/
+  python -m edge_runtime watch --scan --output fields.jsonl fields/
   python -m edge_runtime watch --on-result "curl --fail -sS --json @- http://lis.local/results" smears/
 """
 
@@ -57,12 +62,19 @@ def add(commands: Commands) -> None:
         help="run it for each result, with the line on its standard input; no shell; tried again until it exits with 0",
     )
     watch.add_argument("--once", action="store_true", help="stop when all that is there is done")
+    watch.add_argument(
+        "--scan",
+        action="store_true",
+        help="find and classify the white cells of each picture, as the command scan does",
+    )
     for option, default, text in (
         ("--settle", 1.0, "a file that stood still so long is read"),
         ("--patience", 30.0, "a file that stood still so long and does not decode is called bad"),
     ):
         watch.add_argument(option, type=float, default=default, metavar="SECONDS", help=f"{text}; default: %(default)g")
-    model_option(watch)
+    watch.add_argument(
+        "--model", metavar="MODEL", help=f"name or path; default: {DEFAULT_MODEL}, with --scan {SCAN_MODEL}"
+    )
     engine_options(watch)
     trust_option(watch)
     watch.set_defaults(run=_watch)
@@ -97,7 +109,8 @@ def _watch(options: argparse.Namespace) -> int:
             else ResultsFile(options.output, journal)
         )
         stack.callback(outlet.close)
-        classifier = open_classifier(options.model, options)
+        model = options.model or (SCAN_MODEL if options.scan else DEFAULT_MODEL)
+        answer = _answers(open_classifier(model, options), options.scan)
         delivery = None
         if command is not None:
             delivery = _delivery(path, command)
@@ -105,9 +118,6 @@ def _watch(options: argparse.Namespace) -> int:
             delivery.start()
             stack.callback(delivery.stop)
         supervisor = Supervisor()
-
-        def answer(encoded: bytes, name: str) -> dict[str, Any]:
-            return classifier.classify(encoded, name).to_dict()
 
         status = _Status(silent=options.output is None and sys.stdout.isatty())
 
@@ -141,6 +151,22 @@ def _watch(options: argparse.Namespace) -> int:
     if asked.signal is not None:
         return INTERRUPTED if asked.signal == signal.SIGINT else 0
     return FAILED if counts.bad or counts.unreadable or waiting else 0
+
+
+def _answers(classifier: Classifier, scanning: bool) -> Callable[[bytes, str], dict[str, Any]]:
+    """Return what says of a picture's bytes, and its name, what the line is to say."""
+    if not scanning:
+        return lambda encoded, name: classifier.classify(encoded, name).to_dict()
+    from ..scan import Scanner
+
+    scanner = Scanner(classifier)
+
+    def scanned(encoded: bytes, name: str) -> dict[str, Any]:
+        found = scanner.scan(encoded, name).to_dict()
+        del found["field"]  # the line has it as "picture"
+        return found
+
+    return scanned
 
 
 def _command(text: str) -> list[str]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bundle_maker import encoded, smear
 from PIL import Image
@@ -25,6 +26,7 @@ from edge_runtime import delivery as delivery_module
 from edge_runtime.arrivals import Stamp
 from edge_runtime.delivery import Delivery
 from edge_runtime.journal import Journal, connect
+from train.render import render_field
 
 ROOT = Path(__file__).resolve().parents[2]
 BOUND_S = 30.0
@@ -89,6 +91,16 @@ def test_once_prints_a_line_per_picture_and_nothing_again(inbox: Path, start: Ca
     status, lines, err = finished(start("--once", "--patience", 0, inbox))
     assert status == 1 and [line["picture"] for line in lines] == [f"{inbox}/bad.png"] and "error" in lines[0]
     assert finished(start("--once", inbox))[:2] == (0, [])
+
+
+def test_scan_tells_the_cells_of_each_field(tmp_path: Path, start: Callable[..., object]) -> None:
+    field = render_field("Early", np.random.default_rng(0), 512).pixels
+    (tmp_path / "field.png").write_bytes(encoded(Image.fromarray(field)))
+    status, (line,), _ = finished(start("--once", "--scan", "--model", "blood-cells", tmp_path))
+    assert status == 0 and line["picture"] == f"{tmp_path}/field.png" and "field" not in line
+    assert line["width"] == 512 and len(line["cells"]) > 2 and all("label" in cell for cell in line["cells"])
+    status, lines, err = finished(start("--once", "--scan", "--model", "all-subtypes", tmp_path))
+    assert status == 2 and lines == [] and len(err) == 1 and "single cells" in err[0]
 
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
