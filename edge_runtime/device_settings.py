@@ -83,10 +83,12 @@ def recall(bundle_id: str, path: Path | None) -> Choice | None:
         SettingsError: the file is not what it must be, or was measured elsewhere.
     """
     stated = _read(path)
-    if path is None or stated is None or bundle_id not in stated["choices"]:
+    if path is None or stated is None:
         return None
     if stated["machine"] != machine():
         raise SettingsError(f"{path}: measured on another machine or with other engines, so ignored", todo=TODO)
+    if bundle_id not in stated["choices"]:
+        return None
     return _choice(stated["choices"][bundle_id], path)
 
 
