@@ -62,7 +62,7 @@ def _cpu_limit(device: Device) -> float | None:
 
 
 def _memory(device: Device) -> Iterator[Check]:
-    facts = dict(re.findall(r"^(\w+):\s+(\d+) kB", device.text("proc/meminfo") or "", re.MULTILINE))
+    facts: dict[str, str] = dict(re.findall(r"^(\w+):\s+(\d+) kB", device.text("proc/meminfo") or "", re.MULTILINE))
     if "MemTotal" not in facts:
         return
     total, free = (int(facts.get(key, facts["MemTotal"])) / 1024 for key in ("MemTotal", "MemAvailable"))
