@@ -293,14 +293,15 @@ class _OpenCV:
 
 
 def _import_opencv() -> Any:
-    # Both speak to standard error by themselves; what matters of it becomes a CameraError.
+    # Both speak to standard error by themselves; what matters of it becomes a CameraError. Their Python functions for
+    # this differ between OpenCV 4 and 5, these variables do not; they count when OpenCV is first imported.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
         import cv2
     except ImportError as error:
         todo = "pip install 'leukoscope[camera]'"
         raise CameraError("OpenCV is not installed", got=str(error), todo=todo) from None
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2
 
 

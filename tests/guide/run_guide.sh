@@ -25,6 +25,8 @@ mmdebstrap --quiet --variant=minbase --include=systemd,systemd-sysv,dbus,sudo,ca
 
 echo "== a user with sudo, and this repository at its last commit"
 chroot "$root" useradd --create-home --shell /bin/bash pi
+echo guide >"$root/etc/hostname"
+echo '127.0.0.1 localhost guide' >"$root/etc/hosts"
 echo 'pi ALL=(ALL) NOPASSWD: ALL' >"$root/etc/sudoers.d/pi"
 mkdir "$root/home/pi/leukoscope"
 git -C "$repository" archive HEAD | tar -x -C "$root/home/pi/leukoscope"
@@ -60,7 +62,7 @@ ln -s ../guide.service "$root/etc/systemd/system/multi-user.target.wants/guide.s
     || chroot "$root" systemctl enable guide.service
 
 echo "== $page"
-systemd-nspawn --quiet --directory="$root" --machine=leukoscope-guide --register=no --keep-unit --boot \
+systemd-nspawn --quiet --directory="$root" --machine=guide --register=no --keep-unit --boot \
     --resolv-conf=copy-host --console=pipe </dev/null >"$root.console" 2>&1 || true
 cat "$root/var/log/guide"
 echo "== what the services said"
