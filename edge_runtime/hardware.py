@@ -33,7 +33,9 @@ def _processor(device: Device) -> Iterator[Check]:
     lacking = ", ".join(word for word in known if word not in features)
     found = cpu_name(device.root) + (f"; has {words}" if words else "") + (f"; lacks {lacking}" if lacking else "")
     if not features:
-        yield Check("processor", OK, cpu_name(device.root))
+        silent = sys.platform == "linux"
+        todo = "let this process read /proc/cpuinfo: without it engines fall back to kernels many times slower"
+        yield Check("processor", WARNING if silent else OK, cpu_name(device.root), todo if silent else "")
     elif device.arch == "x86_64" and "avx2" not in features:
         yield Check("processor", WARNING, found, "engines are much slower without avx2; a virtual machine may hide it")
     else:
