@@ -29,10 +29,14 @@ from .heatmap import Placement, heatmap
 from .preprocess import Pixels, Preprocess, decode, from_array, from_picture, prepare, standardised
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from PIL import Image
 
     from .refusal import Refusal
     from .trust import Trust
+
+    AnyPicture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -154,9 +158,7 @@ class Classifier:
         """Return the labels, in the order of the logits."""
         return self.bundle.manifest.task.labels
 
-    def classify(
-        self, image: str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8], name: str | None = None
-    ) -> Prediction:
+    def classify(self, image: AnyPicture, name: str | None = None) -> Prediction:
         """Classify one picture.
 
         Args:
@@ -168,14 +170,7 @@ class Classifier:
             EngineError: the engine failed, or returned a value that is not finite.
         """
         start = time.perf_counter()
-        if isinstance(image, str | os.PathLike):
-            picture = decode(Path(image), name)
-        elif isinstance(image, bytes):
-            picture = decode(image, name)
-        elif isinstance(image, np.ndarray):
-            picture = from_array(image, name or "array")
-        else:
-            picture = from_picture(image, name or "picture")
+        picture = picture_of(image, name)
         decoded = time.perf_counter()
         plain = prepare(picture, self.preprocess.plain)
         pixels = standardised(plain, self.preprocess)
@@ -232,6 +227,21 @@ class Classifier:
         kept = plausible(logits, self.bundle.manifest.temperature, limits.margins)
         far = None if self.familiarity is None else self.familiarity.distance(describe(pixels, class_map))
         return kept, refusals(limits, int(kept.sum()), far)
+
+
+def picture_of(image: AnyPicture, name: str | None = None) -> Image.Image:
+    """Return whatever `Classifier.classify` takes as an upright RGB picture.
+
+    Raises:
+        ImageError: not a picture this program takes.
+    """
+    if isinstance(image, str | os.PathLike):
+        return decode(Path(image), name)
+    if isinstance(image, bytes):
+        return decode(image, name)
+    if isinstance(image, np.ndarray):
+        return from_array(image, name or "array")
+    return from_picture(image, name or "picture")
 
 
 def softmax(logits: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float64]:

@@ -11,10 +11,10 @@ import argparse
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import bench, camera, classify, doctor, info, models, verify
+from .commands import bench, camera, classify, doctor, info, models, scan, verify
 from .guard import Parser, guarded
 
-COMMANDS = (classify, camera, models, info, verify, bench, doctor)
+COMMANDS = (classify, scan, camera, models, info, verify, bench, doctor)
 """In the order of the help."""
 
 EXAMPLES = (

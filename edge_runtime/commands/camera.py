@@ -11,20 +11,26 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from .. import DEFAULT_MODEL
 from ..errors import LeukoscopeError, UsageError
 from ..guard import complain
-from .opening import add_command, engine_options, model_option, open_classifier, trust_option
+from .opening import add_command, engine_options, open_classifier, trust_option
 from .output import FAILED
+from .scan import MODEL as CELL_MODEL
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
     from ..camera import Camera, Frame
+    from ..classifier import Classifier
+    from ..preprocess import Pixels
+    from ..scan import FieldScan
     from .opening import Commands
 
 EXAMPLES = """\
@@ -33,6 +39,7 @@ examples:
   python -m edge_runtime camera picamera2 --size 2028x1520 --every 2
   python -m edge_runtime camera /dev/video2 --json --save seen/ > answers.jsonl
   python -m edge_runtime camera slide.avi --every-frame --json    # a recording, frame by frame
+  python -m edge_runtime camera --scan --size 1920x1080           # the white cells of each frame, counted
 """
 
 WAIT_S = 0.2
@@ -57,6 +64,9 @@ def add(commands: Commands) -> None:
         help="a camera's number or device (/dev/video0), picamera2, or a video file; default: %(default)s",
     )
     camera.add_argument("--json", action="store_true", help="one JSON object per answered frame and line")
+    camera.add_argument(
+        "--scan", action="store_true", help="find the white cells of each frame and classify them one by one"
+    )
     camera.add_argument("--size", type=_size, metavar="WxH", help="to ask the camera for; default: its driver's choice")
     pace = camera.add_mutually_exclusive_group()
     pace.add_argument(
@@ -66,7 +76,9 @@ def add(commands: Commands) -> None:
     camera.add_argument("--frames", type=_count, metavar="N", help="stop after so many answers")
     camera.add_argument("--save", metavar="FOLDER", help="keep the answered frames there as PNG, one folder per run")
     camera.add_argument("--top", type=_count, default=3, metavar="N", help="labels in a line; default: %(default)s")
-    model_option(camera)
+    camera.add_argument(
+        "--model", metavar="MODEL", help=f"name or path; default: {DEFAULT_MODEL}, to scan {CELL_MODEL}"
+    )
     engine_options(camera)
     trust_option(camera)
     camera.set_defaults(run=_camera)
@@ -99,7 +111,8 @@ def _camera(options: argparse.Namespace) -> int:
     from .. import report
     from ..camera import Camera
 
-    classifier = open_classifier(options.model, options)
+    classifier = open_classifier(options.model or (CELL_MODEL if options.scan else DEFAULT_MODEL), options)
+    answer = _answer(classifier, options)
     answered = failures = 0
     with Camera.open(options.source, options.size, options.every_frame) as camera, _stoppable() as stop:
         folder = None if options.save is None else _run_folder(options.save)
@@ -107,18 +120,15 @@ def _camera(options: argparse.Namespace) -> int:
             for frame in _frames(camera, options.every, stop):
                 saved = None if folder is None else _save(frame, folder)
                 try:
-                    prediction = classifier.classify(frame.pixels, f"frame {frame.number}")
+                    found, line = answer(frame.pixels, f"frame {frame.number}")
+                    answered += 1
                 except LeukoscopeError as error:
                     failures += 1
                     complain(f"frame {frame.number}: {error}")
-                    if options.json:
-                        print(report.json_line({**_facts(frame, camera, saved), "error": str(error)}), flush=True)
-                    continue
-                answered += 1
+                    found, line = {"error": str(error)}, None
                 if options.json:
-                    print(report.json_line({**_facts(frame, camera, saved), **prediction.to_dict()}), flush=True)
-                else:
-                    line = report.prediction_line(f"frame {frame.number}", prediction, options.top)
+                    print(report.json_line({**_facts(frame, camera, saved), **found}), flush=True)
+                elif line is not None:
                     print(f"{line}; {camera.dropped} dropped", flush=True)
                 if answered == options.frames:
                     break
@@ -128,6 +138,38 @@ def _camera(options: argparse.Namespace) -> int:
     if not options.json:
         print(report.NOTE)
     return FAILED if failures else 0
+
+
+def _answer(classifier: Classifier, options: argparse.Namespace) -> Callable[[Pixels, str], tuple[dict[str, Any], str]]:
+    """Return what turns a frame's pixels and name into an answer for programs and a line for people."""
+    from .. import report
+
+    if not options.scan:
+
+        def classified(pixels: Pixels, name: str) -> tuple[dict[str, Any], str]:
+            prediction = classifier.classify(pixels, name)
+            return prediction.to_dict(), report.prediction_line(name, prediction, options.top)
+
+        return classified
+    from ..scan import Scanner
+
+    scanner = Scanner(classifier)
+
+    def scanned(pixels: Pixels, name: str) -> tuple[dict[str, Any], str]:
+        field = scanner.scan(pixels, name)
+        return field.to_dict(), _counted(field)
+
+    return scanned
+
+
+def _counted(field: FieldScan) -> str:
+    """Say in a line what cells a frame has."""
+    if field.refusals:
+        return f"{field.name}: no answer: {'; '.join(refusal.text for refusal in field.refusals)}"
+    labels = Counter(cell.prediction.label for cell in field.cells if field.left_out(cell) is None)
+    left_out = len(field.cells) - labels.total()
+    counts = ", ".join(f"{label} {count}" for label, count in labels.most_common()) or "no white cell"
+    return f"{field.name}: {counts}; {left_out} left out; {field.timings_ms['total']:.0f} ms"
 
 
 def _facts(frame: Frame, camera: Camera, saved: Path | None) -> dict[str, Any]:

@@ -55,13 +55,14 @@ def model_option(parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL) 
     parser.add_argument("--model", default=default, metavar="MODEL", help="name or path; default: %(default)s")
 
 
-def engine_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--engine`` and ``--threads``."""
+def engine_options(parser: argparse.ArgumentParser, threads: int | None = None) -> None:
+    """Add ``--engine`` and ``--threads``, with a default for the latter."""
     parser.add_argument(
         "--engine", choices=ENGINE_NAMES, help="default: as bench chose here, else the first that is installed"
     )
+    usual = "likewise, else the CPUs, at most 4" if threads is None else threads
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="for one inference; default: likewise, else the CPUs, at most 4"
+        "--threads", type=int, default=threads, metavar="N", help=f"for one inference; default: {usual}"
     )
 
 

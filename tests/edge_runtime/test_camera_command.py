@@ -93,6 +93,40 @@ def test_a_slow_classifier_drops_frames_and_says_how_many(run, video: Path, monk
     assert numbers[-1] == FRAMES and numbers == sorted(set(numbers))  # always forward, and the last one is not missed
 
 
+@pytest.fixture(scope="module")
+def field_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of two rendered fields."""
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
+    path = tmp_path_factory.mktemp("field") / "field.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), FPS, (448, 448))
+    for name in ("pre", "early"):
+        with Image.open(ROOT / "samples" / "all-subtypes" / f"{name}.jpg") as picture:
+            writer.write(np.asarray(picture.convert("RGB"))[:, :, ::-1])
+    writer.release()
+    return path
+
+
+def test_scan_finds_the_cells_that_the_scanner_finds(field_video: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from edge_runtime.scan import Scanner
+
+    assert cli.main(["camera", str(field_video), "--scan", "--every-frame", "--json"]) == 0
+    answers = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    scanner = Scanner(Classifier.open("blood-cells"))
+    for answer, frame in zip(answers, frames_of(field_video), strict=True):
+        expected = scanner.scan(frame, f"frame {answer['frame']}").to_dict()
+        for cell in (*expected["cells"], *answer["cells"]):
+            cell.pop("timings_ms", None)
+        assert expected["cells"] and answer["cells"] == expected["cells"] and answer["field"] == expected["field"]
+    assert cli.main(["camera", str(field_video), "--scan", "--every-frame"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 3 and all(line.endswith(" dropped") and " left out; " in line for line in lines[:2])
+
+
+def test_scan_needs_a_model_for_cells(run, field_video: Path) -> None:
+    status, out, err = run(field_video, "--scan")  # the fixture's is for fields
+    assert (status, out, len(err)) == (2, "", 1) and "model for single cells" in err[0]
+
+
 def test_lines_for_people_end_with_the_note(run, video: Path) -> None:
     status, out, _ = run(video, "--every-frame", "--frames", 3, "--top", 1)
     *lines, note = out.splitlines()
