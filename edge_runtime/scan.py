@@ -38,6 +38,8 @@ from .tiles import (
 )
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from .classifier import AnyPicture
     from .refusal import Refusal
 
@@ -210,11 +212,10 @@ class Scanner:
             ImageError: not a picture this program takes.
             EngineError: the engine failed, or returned a value that is not finite.
         """
-        pixels, name, decode_ms = _decoded(image, name)
-        fields = list(replace(self, judge=None).looks(pixels, name))
-        field = fields[0] if len(fields) == 1 else _together(fields, pixels, name, self.classifier.bundle.id)
-        timings = {**field.timings_ms, "decode": decode_ms, "total": decode_ms + field.timings_ms["total"]}
-        return self.judged(replace(field, timings_ms=timings), pixels)
+        picture, name, decode_ms = _decoded(image, name)
+        fields = list(replace(self, judge=None)._looks(picture, name, decode_ms, iter))
+        field = fields[0] if len(fields) == 1 else _together(fields, picture, name, self.classifier.bundle.id)
+        return self.judged(field, np.asarray(picture)) if self.judge else field
 
     def looks(self, image: AnyPicture, name: str | None = None, progress: Progress = iter) -> Iterator[FieldScan]:
         """Scan one picture as `scan` does, but give the parts of a wide one as they come: no two need be kept at once.
@@ -227,16 +228,23 @@ class Scanner:
         Yields:
             The picture's cells in one go; of a wide picture, one result per tile that is not bare glass.
         """
-        pixels, name, decode_ms = _decoded(image, name)
+        yield from self._looks(*_decoded(image, name), progress)
+
+    def _looks(self, picture: Image.Image, name: str, decode_ms: float, progress: Progress) -> Iterator[FieldScan]:
+        def read(box: Box) -> Pixels:
+            left, top, width, height = box
+            return np.asarray(picture.crop((left, top, left + width, top + height)))
+
         start = time.perf_counter()
-        area = (0, 0, pixels.shape[1], pixels.shape[0])
-        found = find_cells(pixels) if max(area) <= SAMPLE_PX else None
-        measured = found.red_cell_px if found else measure_red_cells(lambda box: part(pixels, box), area)
+        area = (0, 0, picture.width, picture.height)
+        found = find_cells(np.asarray(picture)) if max(area) <= SAMPLE_PX else None
+        measured = found.red_cell_px if found else measure_red_cells(read, area)
         scale = self.scale(measured)
         if scale.red_cell_px is not None and max(area) > LOOK_RED_CELLS * scale.red_cell_px:
             tiles = progress(plan_tiles(area, scale.red_cell_px))
-            yield from self.walk(name, area, tiles, scale, lambda box: part(pixels, box))
+            yield from self.walk(name, area, tiles, scale, read)  # windows only: an array would be a second copy
             return
+        pixels = np.asarray(picture)
         found_ms = 1000 * (time.perf_counter() - start)
         field = self.look(name, area, Tile(area, area), pixels, scale, found)
         timings = field.timings_ms
@@ -332,28 +340,22 @@ class Scanner:
         return replace(field, refusals=tuple(self.judge(pixels, field.red_cell_px))) if self.judge else field
 
 
-def _decoded(image: AnyPicture, name: str | None) -> tuple[Pixels, str, float]:
-    """Return a picture's pixels, its name, and the milliseconds this took."""
+def _decoded(image: AnyPicture, name: str | None) -> tuple[Image.Image, str, float]:
+    """Return a picture, its name, and the milliseconds this took."""
     start = time.perf_counter()
-    pixels = np.asarray(picture_of(image, name))  # (H, W, 3) uint8
+    picture = picture_of(image, name)
     if name is None:
         name = os.fspath(image) if isinstance(image, str | os.PathLike) else "picture"
-    return pixels, name, 1000 * (time.perf_counter() - start)
+    return picture, name, 1000 * (time.perf_counter() - start)
 
 
-def _together(fields: Sequence[FieldScan], pixels: Pixels, name: str, bundle_id: str) -> FieldScan:
+def _together(fields: Sequence[FieldScan], picture: Image.Image, name: str, bundle_id: str) -> FieldScan:
     """Put the tiles of a wide picture together; there is none where all of it is glass."""
-    height, width = pixels.shape[:2]
+    width, height = picture.size
     timings = {key: sum(field.timings_ms[key] for field in fields) for key in ("decode", "find", "classify", "total")}
     px, source = (fields[0].red_cell_px, fields[0].scale) if fields else (None, "unknown")
     cells = tuple(cell for field in fields for cell in field.cells)
     return FieldScan(name, width, height, (0, 0, width, height), px, source, cells, (), timings, bundle_id)
-
-
-def part(pixels: Pixels, box: Box) -> Pixels:
-    """Return a part of a picture, a view of it."""
-    left, top, width, height = box
-    return pixels[top : top + height, left : left + width]
 
 
 def _nucleus_px(found: FieldCells) -> float:

@@ -45,8 +45,8 @@ td { white-space: nowrap; }
 td.text { white-space: normal; min-width: 9rem; }
 tbody tr:nth-child(even) { background: #f6f6f6; }
 svg.bar { display: block; width: 12rem; height: 1.2rem; }
-ul.cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(SIDE_px, 1fr)); gap: 0.6rem; padding: 0;
-  margin: 0; list-style: none; }
+ul.cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(SIDE_px, 46%), 1fr)); gap: 0.6rem;
+  padding: 0; margin: 0; list-style: none; }
 ul.cells li { font-size: 0.75rem; line-height: 1.25; break-inside: avoid; }
 ul.cells img { display: block; width: SIDE_px; max-width: 100%; height: auto; }
 ul.cells span { color: #444; }
@@ -131,7 +131,7 @@ def _differential(found: Differential, manifest: Manifest) -> list[str]:
         f"<p>{found.found} white cells were found, {found.counted} leukocytes among them were counted. The intervals "
         "(95 %, Wilson) say how far chance can carry a share of so few cells. They know nothing of the "
         "model&#x27;s own errors.</p>",
-        _table("Of the leukocytes that were counted", ("class", "cells", "share", "95 % interval", ""), rows),
+        _table("Of the leukocytes that were counted", ("class", "cells", "share", "95 % interval", "drawn"), rows),
     ]
     if not manifest.parity_passed:
         lines.insert(

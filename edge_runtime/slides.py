@@ -40,7 +40,9 @@ def is_slide(path: str | os.PathLike[str]) -> bool:
     if path.suffix.lower() in SLIDE_SUFFIXES:
         return True
     try:
-        if path.is_file() and path.stat().st_size > MAX_FILE_BYTES:
+        if not path.is_file():  # a pipe can be read only once
+            return False
+        if path.stat().st_size > MAX_FILE_BYTES:
             return True
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own size warning

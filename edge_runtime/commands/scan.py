@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import ImageError
@@ -15,7 +16,7 @@ from .opening import add_command, engine_options, model_option, open_classifier,
 from .output import FAILED, Bar, Write
 
 if TYPE_CHECKING:
-    from ..scan import FieldScan, Scanner
+    from ..scan import FieldScan, Progress, Scanner
     from .opening import Commands
 
 T = TypeVar("T")
@@ -84,13 +85,14 @@ def _scan(options: argparse.Namespace) -> int:
     tally, write = Tally(classifier.bundle.manifest), Write(sys.stdout)
     with ExitStack() as stack:
         files = None if options.out is None else stack.enter_context(scan_files(Path(options.out), classifier.bundle))
-        bar = Bar(len(pictures), silent=options.json and sys.stdout.isatty())
+        silent = options.json and sys.stdout.isatty()
+        bar = Bar(len(pictures), silent)
         stack.callback(bar.clear)
         for place, picture in enumerate(pictures):
             bar.show(place)
             name = "stdin" if picture == "-" else picture
             try:
-                for field in _fields(scanner, picture, name):
+                for field in _fields(scanner, picture, name, partial(_tiles, silent=silent)):
                     tally.add(field)
                     if files:
                         files.add(field)
@@ -113,7 +115,7 @@ def _scan(options: argparse.Namespace) -> int:
     return FAILED if found.failed or unlisted else 0
 
 
-def _fields(scanner: Scanner, picture: str, name: str) -> Iterator[FieldScan]:
+def _fields(scanner: Scanner, picture: str, name: str, progress: Progress) -> Iterator[FieldScan]:
     """Scan one picture of the command line, whatever it is; a wide one comes in parts."""
     from ..preprocess import read_stream
     from ..slides import is_slide, scan_slide
@@ -121,16 +123,16 @@ def _fields(scanner: Scanner, picture: str, name: str) -> Iterator[FieldScan]:
     if picture == "-":
         if sys.stdin is None or sys.stdin.isatty():
             raise ImageError("stdin: is a terminal", expected="a picture file")
-        yield from scanner.looks(read_stream(sys.stdin.buffer, name), name, _tiles)
+        yield from scanner.looks(read_stream(sys.stdin.buffer, name), name, progress)
     elif is_slide(picture):
-        yield from scan_slide(scanner, picture, _tiles)
+        yield from scan_slide(scanner, picture, progress)
     else:
-        yield from scanner.looks(picture, name, _tiles)
+        yield from scanner.looks(picture, name, progress)
 
 
-def _tiles(tiles: Sequence[T]) -> Iterator[T]:
+def _tiles(tiles: Sequence[T], silent: bool) -> Iterator[T]:
     """Show a bar while tiles are worked on."""
-    bar = Bar(len(tiles), silent=False)
+    bar = Bar(len(tiles), silent)
     try:
         for place, tile in enumerate(tiles):
             bar.show(place)
