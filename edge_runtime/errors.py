@@ -51,6 +51,10 @@ class EngineError(LeukoscopeError):
     """No inference engine is installed, it cannot run this model, or it returned what it must not."""
 
 
+class CameraError(LeukoscopeError):
+    """A camera or video cannot be opened, or a camera gives no frames any more."""
+
+
 class OutputError(LeukoscopeError):
     """A result cannot be written."""
 
