@@ -11,10 +11,10 @@ import argparse
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import classify, info, models, verify
+from .commands import classify, info, models, serve, verify
 from .guard import Parser, guarded
 
-COMMANDS = (classify, models, info, verify)
+COMMANDS = (classify, serve, models, info, verify)
 """In the order of the help."""
 
 EXAMPLES = (
