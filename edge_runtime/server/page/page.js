@@ -130,7 +130,7 @@ async function list(afresh) {
 }
 
 function item(entry) {
-  const said = entry.abstained ? (entry.kind === "scan" ? "Field refused" : "No answer") : entry.kind === "scan" ? `${entry.cells} white ${entry.cells === 1 ? "cell" : "cells"}` : `${entry.label} ${percent(entry.probability)}`;
+  const said = entry.abstained ? (entry.kind === "scan" ? "Field refused" : "No answer") : entry.kind === "scan" ? `${entry.cells} ${entry.cells === 1 ? "cell" : "cells"} found` : `${entry.label} ${percent(entry.probability)}`;
   const thumbnail = el("img", { alt: "", width: 56, height: 56 });
   blob(`/v1/history/${entry.id}/picture`).then((picture) => {
     thumbnails.push((thumbnail.src = URL.createObjectURL(picture)));
@@ -139,7 +139,8 @@ function item(entry) {
     $("problems").replaceChildren();
     try {
       await show(entry.kind, await json(`/v1/history/${entry.id}`));
-      $("answer").focus();
+      $("answer").focus({ preventScroll: true });
+      $("answer").scrollIntoView();
     } catch (error) {
       complain(error.message);
     }

@@ -16,7 +16,7 @@ const named = (cell) => (cell.left_out === "no answer" ? "no answer" : cell.labe
 export function spoken(answer) {
   const counted = answer.cells.filter((cell) => !cell.left_out).length;
   const refused = answer.refusals.length ? ` The field was refused. ${answer.refusals[0].text}` : "";
-  return `${answer.cells.length} white cells found, ${counted} counted.${refused}`;
+  return `${answer.cells.length} cells found, ${counted} counted.${refused}`;
 }
 
 function counts(cells) {
@@ -67,7 +67,7 @@ export async function showScanned(body, answer, forget) {
   let strength = 0.5;
 
   const canvas = el("canvas", { role: "img", class: "seen" });
-  canvas.setAttribute("aria-label", `The field ${answer.field} with its ${answer.cells.length} white cells marked`);
+  canvas.setAttribute("aria-label", `The field ${answer.field} with its ${answer.cells.length} cells marked`);
   if (field) [canvas.width, canvas.height] = [field.width, field.height];
   const scale = field ? field.width / answer.width : 1;
   const drawField = () => {
@@ -94,8 +94,9 @@ export async function showScanned(body, answer, forget) {
     const at = cell.number - 1;
     if (sheet) tile.getContext("2d").drawImage(sheet, (at % columns) * px, Math.floor(at / columns) * px, px, px, 0, 0, px, px);
     const shown = el("canvas", { width: side, height: side, "aria-hidden": "true" });
-    const over = layers(cell.heatmap, cell.placement, px);
-    return { shown, redraw: () => draw(shown, tile, { heat: over.heat, line: side > px ? over.line : null }, strength) };
+    const over = layers(cell.heatmap, cell.placement, side);
+    if (side === px) over.line = null; // too small for it
+    return { shown, redraw: () => draw(shown, tile, over, strength) };
   };
   let large = null;
   const choose = (cell) => {
@@ -164,7 +165,7 @@ export async function showScanned(body, answer, forget) {
     el("p", { class: "kicker" }, answer.field),
     answer.refusals.length
       ? el("p", { class: "verdict none" }, "Field refused")
-      : el("p", { class: "verdict" }, `${counted} `, el("span", {}, `white ${counted === 1 ? "cell" : "cells"} counted, ${answer.cells.length} found`)),
+      : el("p", { class: "verdict" }, `${counted} `, el("span", {}, `${counted === 1 ? "cell" : "cells"} counted, ${answer.cells.length} found`)),
     answer.refusals.length ? reasons("No cell of this field is counted", answer.refusals) : null,
     answer.cells.length > 0 && degraded(answer.cells[0]),
     el(
