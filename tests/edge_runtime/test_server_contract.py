@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import schemathesis
 from bundle_maker import bomb, encoded, smear
 from hypothesis import HealthCheck, given, settings
-from hypothesis.errors import Unsatisfiable
 from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
 from PIL import Image
 from schemathesis.checks import positive_data_acceptance
 
 from edge_runtime.classifier import Classifier
+from edge_runtime.preprocess import Pixels
 from edge_runtime.server.app import create_app
 from edge_runtime.server.gate import Access
 from edge_runtime.server.history import History
@@ -23,7 +26,6 @@ from edge_runtime.server.live import Live
 from edge_runtime.server.meters import Meters
 from edge_runtime.server.service import Service
 from edge_runtime.server.uploads import RAW_TYPES
-from test_server_api import Frames
 
 TOKEN = "correct-horse-battery-staple"
 PICTURES = [encoded(Image.fromarray(smear(64, seed)), kind) for seed, kind in enumerate(("PNG", "JPEG", "WEBP"))]
@@ -34,6 +36,25 @@ for kind in RAW_TYPES:
     )
 
 
+@dataclass(frozen=True)
+class Frame:
+    pixels: Pixels
+    number: int
+
+
+class Endless:
+    """A camera that sees the same for ever."""
+
+    dropped = 0
+
+    def newest(self, timeout_s: float) -> Frame:
+        time.sleep(0.1)
+        return Frame(smear(64), 1)
+
+    def close(self) -> None:
+        pass
+
+
 @pytest.fixture(scope="module")
 def api(valid_bundle: Path) -> Iterator[schemathesis.BaseSchema]:
     """The document of a service with a token, a camera and an answer in its history."""
@@ -41,7 +62,7 @@ def api(valid_bundle: Path) -> Iterator[schemathesis.BaseSchema]:
         "tiny": Classifier.open(valid_bundle, threads=1),
         "blood-cells": Classifier.open("blood-cells", threads=1),
     }
-    live = Live(Frames)
+    live = Live(Endless)
     service = Service(models, History(None), Meters(), Limits(body_bytes=2048), live)
     service.classify(PICTURES[0], "first", None, explained=False)
     yield schemathesis.openapi.from_asgi("/openapi.json", create_app(service, Access(TOKEN, None)))
