@@ -136,7 +136,7 @@ class Turns:
         """Do some work when its turn comes, and return what it returns.
 
         Raises:
-            RequestError: 429 the queue is full, 504 no answer in time.
+            RequestError: 429 the queue is full, 503 the end has come, 504 no answer in time.
         """
         places = self._limits.running + self._limits.waiting
         with self._lock:
@@ -149,7 +149,12 @@ class Turns:
                     headers=RETRY_AFTER,
                 )
             self._taken += 1
-        job = self._pool.submit(work)
+        try:
+            job = self._pool.submit(work)
+        except RuntimeError:  # the pool is closed
+            with self._lock:
+                self._taken -= 1
+            raise RequestError(503, "the service is being stopped") from None
         job.add_done_callback(self._leave)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(job), self._limits.answer_s)

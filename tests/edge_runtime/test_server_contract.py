@@ -55,7 +55,7 @@ class Endless:
         pass
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def api(valid_bundle: Path) -> Iterator[schemathesis.BaseSchema]:
     """The document of a service with a token, a camera and an answer in its history."""
     models = {
