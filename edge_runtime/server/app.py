@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.concurrency import run_in_threadpool
@@ -67,6 +67,7 @@ def create_app(service: Service, access: Access) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        dependencies=[Depends(_only_known)],
     )
     app.add_middleware(Gate, access=access, meters=service.meters)
     _say_what_is_wrong(app)
@@ -81,6 +82,15 @@ def create_app(service: Service, access: Access) -> FastAPI:
     service.meters.gauge("history_entries", "Answers kept.", lambda: service.history.count)
     service.meters.gauge("history_bytes", "What they take.", lambda: service.history.size_bytes)
     return app
+
+
+def _only_known(request: Request) -> None:
+    """Refuse parameters that the route does not have: a slip in a name must not become a default."""
+    known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
+    for name in request.query_params:
+        if name not in known:
+            expected = " or ".join(sorted(known)) or "none"
+            raise RequestError(422, "no such parameter", got=name[:100], expected=expected)
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -243,7 +253,7 @@ def _add_state(app: FastAPI, service: Service, turns: Turns) -> None:
         summary="Does it work?",
         responses={
             200: {"model": answers.HealthAnswer},
-            400: {"model": answers.ErrorAnswer, "description": MEANINGS[400]},
+            **{n: {"model": answers.ErrorAnswer, "description": MEANINGS[n]} for n in (400, 422)},
             503: {"model": answers.HealthAnswer, "description": "an engine failed, or no answer comes to an end"},
         },
     )

@@ -103,6 +103,7 @@ def test_a_raw_body_is_as_good_as_a_form(client: Client) -> None:
         ({"content": b"x" * 99, "headers": {"Content-Type": "multipart/form-data; boundary=b"}}, 400, "form"),
         ({"content": PNG, "headers": IMAGE, "params": {"model": "other"}}, 404, "tiny"),
         ({"content": PNG, "headers": IMAGE, "params": {"explain": "perhaps"}}, 422, "explain"),
+        ({"content": PNG, "headers": IMAGE, "params": {"modle": "tiny"}}, 422, "modle explain or model"),
     ],
 )
 def test_bad_uploads_say_what_is_wrong(client: Client, request_parts: dict[str, Any], status: int, words: str) -> None:
