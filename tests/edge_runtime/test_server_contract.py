@@ -64,7 +64,7 @@ def document(bundle: Path, token: str | None) -> Iterator[schemathesis.BaseSchem
         "blood-cells": Classifier.open("blood-cells", threads=1),
     }
     live = Live(Endless)
-    service = Service(models, History(None), Meters(), Limits(body_bytes=2048), live)
+    service = Service(models, History(None), Meters(), Limits(), live)
     service.classify(PICTURES[0], "first", None, explained=False)
     yield schemathesis.openapi.from_asgi("/openapi.json", create_app(service, Access(token, None)))
     live.close()
