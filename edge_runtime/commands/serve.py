@@ -111,6 +111,7 @@ def _serve(options: argparse.Namespace) -> None:
             todo="make one: python -c 'import secrets; print(secrets.token_urlsafe(24))' > token.txt",
         )
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it quotes what senders get wrong
     megabyte = 1024 * 1024
     limits = Limits(
         body_bytes=options.max_mb * megabyte,
