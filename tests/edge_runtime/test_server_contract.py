@@ -78,7 +78,7 @@ def test_responses_are_as_documented_and_never_a_server_error(
     asked = 0
     headers = {"Authorization": f"Bearer {token}"} if token else None
     limits = settings(
-        max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None
+        max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None
     )
     with document(valid_bundle, token) as api:
         for found in api.get_all_operations():
