@@ -180,9 +180,10 @@ class ModelAnswer(_Open):
 
 
 class ModelsAnswer(BaseModel):
-    """All models, and the limits of what they may be asked."""
+    """All models, whether there is a camera, and the limits of what may be asked."""
 
     models: list[ModelAnswer]
+    camera: bool
     version: str
     note: str
     max_body_bytes: int

@@ -129,6 +129,7 @@ def _add_pictures(app: FastAPI, service: Service, turns: Turns, bodies: Bodies) 
         return JSONResponse(
             {
                 "models": service.facts(),
+                "camera": service.live is not None,
                 "version": __version__,
                 "note": NOTE,
                 "max_body_bytes": limits.body_bytes,

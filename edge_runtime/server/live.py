@@ -1,7 +1,7 @@
 """Live: the newest frame of a camera, for several people who look at once.
 
 What comes in is a way to open a camera; what goes out are its newest frame, as pixels or JPEG, and its state. A camera
-that fails is opened again for as long as the service runs: somebody plugs it in sooner or later.
+that fails is opened again for as long as the service runs: somebody plugs it in sooner or later. A film begins anew.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ class Source(Protocol):
     @property
     def dropped(self) -> int:
         """How many frames nobody asked for in time."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether there will be no further frame: a film is over."""
 
     def newest(self, timeout_s: float) -> Frame | None:
         """Wait for a frame that was not given before."""
@@ -137,3 +141,5 @@ class Live:
                 self._dropped = source.dropped
                 if frame is not None:
                     self._frame, self._came_s, self._error = frame, time.monotonic(), ""
+            if frame is None and source.ended:
+                return  # and it begins anew

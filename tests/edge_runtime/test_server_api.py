@@ -324,7 +324,7 @@ def test_meters_count_answers_refusals_and_models(client: Client, classifier: Cl
 class Frames:
     """A camera that shows one frame and then nothing."""
 
-    dropped = 3
+    dropped, ended = 3, False
 
     def __init__(self) -> None:
         self.left, self.closed = [smear(120, 5)], False
@@ -360,6 +360,25 @@ def test_the_camera_is_seen_and_classified(client: Client) -> None:
     assert answer["picture"] == "camera, frame 42" and "explanation" in answer
     live.close()
     assert frames.closed
+
+
+def test_a_film_begins_anew() -> None:
+    opened: list[Frames] = []
+
+    class Film(Frames):
+        ended = True
+
+    def again() -> Film:
+        opened.append(Film())
+        return opened[-1]
+
+    live = Live(again)
+    for _ in range(100):
+        if len(opened) > 2:
+            break
+        time.sleep(0.02)
+    live.close()
+    assert len(opened) > 2 and all(film.closed for film in opened)
 
 
 def test_a_camera_that_is_not_there_is_waited_for(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ class Frame:
 class Endless:
     """A camera that sees the same for ever."""
 
-    dropped = 0
+    dropped, ended = 0, False
 
     def newest(self, timeout_s: float) -> Frame:
         time.sleep(0.1)

@@ -49,7 +49,8 @@ async function start() {
   $("about").replaceChildren(`leukoscope ${found.version}. ${found.note} `, el("a", { href: "/openapi.json" }, "API"));
   $("photo").hidden = !matchMedia("(pointer: coarse)").matches;
   fitModels();
-  await Promise.all([list(true), camera()]);
+  if (found.camera) camera();
+  await list(true);
 }
 
 // Asking
@@ -182,12 +183,7 @@ async function forget(number) {
 
 const PAUSE_MS = 200;
 
-async function camera() {
-  try {
-    await json("/v1/camera");
-  } catch (error) {
-    if (error.status === 404) return;
-  }
+function camera() {
   $("camera").hidden = false;
   const canvas = $("live");
   const look = async () => {
