@@ -61,7 +61,7 @@ class Question:
 
 @dataclass
 class Tally:
-    """What the clients got: statuses; seconds from the first byte sent to the last received, of status 200; how long."""
+    """What the clients got: statuses; seconds from the first byte sent to the last received, of status 200."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)

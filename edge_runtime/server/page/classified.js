@@ -24,7 +24,7 @@ export async function showClassified(body, answer, forget) {
   const flags = Object.entries(answer.flags).map(([name, flag]) =>
     el(
       "li",
-      { class: flag.yes ? "yes" : "no" },
+      { class: flag.yes && !answer.abstained ? "yes" : "no" },
       el("b", {}, `${name}: ${flag.yes ? "yes" : "no"}`),
       el("span", { class: "fine" }, ` ${flag.score.toFixed(3)} ${flag.yes ? "≥" : "<"} ${flag.threshold.toFixed(3)}`),
     ),
@@ -58,7 +58,7 @@ export async function showClassified(body, answer, forget) {
         {},
         flags.length > 0 && el("ul", { class: "flags", "aria-label": "Yes or no" }, ...flags),
         probabilities(answer),
-        open && el("p", {}, el("b", {}, "Cannot be excluded: "), answer.plausible.join(", ")),
+        open && el("p", { class: "open" }, el("b", {}, "Cannot be excluded: "), answer.plausible.join(", ")),
         tail(answer, facts, forget, overlay),
       ),
     ),

@@ -39,14 +39,15 @@ function counts(cells) {
   const head = ["Label", "", "Cells", "Share"].map((text) => el(text ? "th" : "td", text ? { scope: "col" } : {}, text));
   return el(
     "table",
-    { class: "shares" },
+    { class: "shares counts" },
     el("caption", {}, `Differential of ${counted.length} ${counted.length === 1 ? "cell" : "cells"}`),
     el("thead", { class: "unseen" }, el("tr", {}, ...head)),
     el("tbody", {}, ...rows),
   );
 }
 
-// Cells in groups: labels by how many they are, cells by how probable; what is left out of the count comes last.
+// Cells in groups: what is flagged first, then labels by how many they are; cells by how probable. What is left out of
+// the count comes last.
 function groups(cells) {
   const found = new Map();
   for (const cell of cells) {
@@ -54,8 +55,9 @@ function groups(cells) {
     found.set(key, [...(found.get(key) ?? []), cell]);
   }
   const last = (key) => key.startsWith("Left out: ");
+  const any = (list) => list.some((cell) => flagged(cell).length);
   return [...found]
-    .sort(([a, x], [b, y]) => last(a) - last(b) || y.length - x.length)
+    .sort(([a, x], [b, y]) => last(a) - last(b) || any(y) - any(x) || y.length - x.length)
     .map(([key, list]) => [key, list.sort((a, b) => b.probability - a.probability)]);
 }
 
@@ -118,6 +120,7 @@ export async function showScanned(body, answer, forget) {
         probabilities(cell, 3),
       ),
     );
+    detail.scrollIntoView({ block: "nearest" });
     say(`Cell ${cell.number}: ${named(cell)}, ${percent(cell.probability)}. Marked in the field.`);
   };
   const buttons = [];
