@@ -20,9 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from . import DEFAULT_MODEL
+from .abstention import plausible, refusals
 from .bundle import Bundle, open_bundle
 from .engines import Engine, open_engine
 from .errors import UsageError
+from .familiarity import Familiarity, describe, parse_familiarity
 from .heatmap import Placement, heatmap
 from .preprocess import Pixels, Preprocess, decode, from_array, from_picture, prepare, standardised
 
@@ -110,11 +112,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A bundle with its engine, ready to answer."""
+    """A bundle with its engine, ready to answer; `familiarity` is None where the bundle knows nothing of the kind."""
 
     bundle: Bundle
     engine: Engine
     preprocess: Preprocess
+    familiarity: Familiarity | None = None
 
     @classmethod
     def open(
@@ -140,7 +143,11 @@ class Classifier:
         if isinstance(model, Bundle) and trust is not None:
             raise UsageError("the bundle is open already", todo="give trust to open_bundle")
         bundle = model if isinstance(model, Bundle) else open_bundle(model, trust)
-        return cls(bundle, open_engine(engine, bundle, threads=threads), bundle.manifest.preprocess)
+        limits, labels = bundle.manifest.abstention, bundle.manifest.task.labels
+        file = None if limits is None else limits.familiarity_file
+        familiarity = None if file is None else parse_familiarity(bundle.read(file), str(bundle.root / file), labels)
+        opened = open_engine(engine, bundle, threads=threads)
+        return cls(bundle, opened, bundle.manifest.preprocess, familiarity)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -194,6 +201,7 @@ class Classifier:
             flags[point.name] = Flag(score >= point.threshold, score, point.threshold)
         io, best = manifest.io, int(np.argmax(logits))
         shown = heatmap(class_map, best)
+        kept, declined = self._decline(pixels, logits, class_map)
         moments = {"decode": decoded - start, "prepare": prepared - decoded, "infer": inferred - prepared}
         moments["total"] = time.perf_counter() - start
         return Prediction(
@@ -207,12 +215,23 @@ class Classifier:
             pixels,
             plain,
             flags,
-            self.labels,
-            (),
+            tuple(label for label, possible in zip(self.labels, kept, strict=True) if possible),
+            declined,
             {name: 1000.0 * seconds for name, seconds in moments.items()},
             self.bundle.id,
             not manifest.parity_passed,
         )
+
+    def _decline(
+        self, pixels: Pixels, logits: npt.NDArray[np.float32], class_map: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.bool_], tuple[Refusal, ...]]:
+        """Say which labels are plausible, (K,) bool, and why there is no answer."""
+        limits = self.bundle.manifest.abstention
+        if limits is None:
+            return np.ones(len(self.labels), np.bool_), ()
+        kept = plausible(logits, self.bundle.manifest.temperature, limits.margins)
+        far = None if self.familiarity is None else self.familiarity.distance(describe(pixels, class_map))
+        return kept, refusals(limits, int(kept.sum()), far)
 
 
 def softmax(logits: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float64]:

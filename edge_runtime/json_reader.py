@@ -197,6 +197,10 @@ class Node:
             raise self.wrong(key, value, f"{low} to {high}" if high is not None else f"at least {low}")
         return value
 
+    def numbers(self, key: str) -> list[float]:
+        """Return a list of finite numbers."""
+        return [Node({place: item}, self.source, self.path).number(place) for place, item in self.items(key)]
+
     def number(
         self, key: str, *, low: float | None = None, high: float | None = None, above: float | None = None
     ) -> float:
