@@ -93,7 +93,7 @@ export async function showScanned(body, answer, forget) {
   const view = (cell, side) => {
     const tile = document.createElement("canvas");
     tile.width = tile.height = px;
-    const at = cell.number - 1;
+    const at = answer.cells.indexOf(cell);
     if (sheet) tile.getContext("2d").drawImage(sheet, (at % columns) * px, Math.floor(at / columns) * px, px, px, 0, 0, px, px);
     const shown = el("canvas", { width: side, height: side, "aria-hidden": "true" });
     const over = layers(cell.heatmap, cell.placement, side);
