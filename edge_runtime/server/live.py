@@ -7,6 +7,7 @@ that fails is opened again for as long as the service runs: somebody plugs it in
 from __future__ import annotations
 
 import io
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -130,6 +131,8 @@ class Live:
                 finally:
                     source.close()
             except LeukoscopeError as error:
+                if str(error) != self._error:  # once, not every two seconds
+                    logging.getLogger(__name__).warning("%s", error)
                 with self._lock:
                     self._error = str(error)
                 self._stop.wait(RETRY_S)

@@ -24,6 +24,7 @@ from edge_runtime.classifier import Classifier
 from edge_runtime.errors import EngineError
 from edge_runtime.explanation import explain
 from edge_runtime.refusal import Refusal
+from edge_runtime.scan import Scanner
 from edge_runtime.server.app import create_app
 from edge_runtime.server.gate import LOOPBACK, Access
 from edge_runtime.server.history import Bounds, History
@@ -31,6 +32,7 @@ from edge_runtime.server.limits import Limits
 from edge_runtime.server.live import Live
 from edge_runtime.server.meters import Meters
 from edge_runtime.server.service import Service
+from train.render import render_field
 
 PNG = encoded(Image.fromarray(smear(96, 7)))
 IMAGE = {"Content-Type": "image/png"}
@@ -78,6 +80,27 @@ def test_the_answer_is_that_of_the_command_line(client: Client, classifier: Clas
     assert got.pop("id") == 1
     assert got.pop("timings_ms").keys() == stated.pop("timings_ms").keys()
     assert got == stated
+
+
+def test_a_scan_is_that_of_the_command_line(client: Client, classifier: Classifier) -> None:
+    cells = Classifier.open("blood-cells", threads=1)
+    field = encoded(Image.fromarray(render_field("Pro", np.random.default_rng([3, 3]), 512).pixels))
+    c = client(models={"tiny": classifier, "blood-cells": cells})  # the first that is for cells is taken
+    got = c.post("/v1/scan", files={"picture": ("field.png", field)}).json()
+    stated = json.loads(json.dumps(Scanner(cells).scan(field, "field.png").to_dict()))
+    number, tiles = got.pop("id"), got.pop("tiles")
+    for answer in (got, stated):
+        for one in (answer, *answer["cells"]):
+            one.pop("timings_ms")
+    assert got == stated and len(got["cells"]) >= 2
+    entry = c.get("/v1/history?limit=1").json()["entries"][0]
+    assert (entry["kind"], entry["cells"], entry["label"]) == ("scan", len(got["cells"]), None)
+    sheet = Image.open(io.BytesIO(c.get(f"/v1/history/{number}/cells").content))
+    assert sheet.width == min(len(got["cells"]), tiles["columns"]) * tiles["px"]
+    assert Image.open(io.BytesIO(c.get(f"/v1/history/{number}/picture").content)).size == (512, 512)
+    problem(c.get(f"/v1/history/{number}/overlay"), 404)
+    assert "single cells" in problem(c.post("/v1/scan?model=tiny", content=field, headers=IMAGE), 400)
+    assert "not a picture" in problem(c.post("/v1/scan", content=b"text", headers=IMAGE), 422)
 
 
 def test_a_raw_body_is_as_good_as_a_form(client: Client) -> None:

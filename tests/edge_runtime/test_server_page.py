@@ -281,6 +281,15 @@ def test_a_bad_picture_gets_its_line_and_the_others_go_on(open_page: Open, url: 
     expect(page.locator(".kicker")).to_have_text("pro.jpg")
 
 
+def test_what_is_too_large_is_not_even_sent(open_page: Open, url: str, tmp_path: Path) -> None:
+    page = open_page(url)
+    page.locator("#model option").first.wait_for(state="attached")
+    large = tmp_path / "large.tif"
+    large.write_bytes(bytes(33 * 2**20))
+    page.set_input_files("#file", large)
+    expect(page.locator("#problems .alarm")).to_have_text("too large: got 33 MB, expected at most 32 MB")
+
+
 def test_pictures_may_be_dropped_anywhere(open_page: Open, url: str) -> None:
     page = open_page(url)
     page.locator("#model option").first.wait_for(state="attached")

@@ -12,6 +12,7 @@ const KINDS = {
   scan: { show: scanned.showScanned, spoken: scanned.spoken, verb: "Scan" },
 };
 let models = [];
+let most = Infinity; // bytes of one upload
 let running = null; // AbortController of what is being asked
 let current = null; // number of the answer that is shown
 
@@ -45,7 +46,8 @@ function tellModel() {
 async function start() {
   const found = await json("/v1/models");
   models = found.models;
-  $("choose-facts").textContent = `JPEG, PNG, TIFF, BMP or WebP, up to ${Math.round(found.max_body_bytes / 2 ** 20)} MB. They stay on this service's machine.`;
+  most = found.max_body_bytes;
+  $("choose-facts").textContent = `JPEG, PNG, TIFF, BMP or WebP, up to ${Math.round(most / 2 ** 20)} MB. They stay on this service's machine.`;
   $("about").replaceChildren(`leukoscope ${found.version}. ${found.note} `, el("a", { href: "/openapi.json" }, "API"));
   $("photo").hidden = !matchMedia("(pointer: coarse)").matches;
   fitModels();
@@ -93,6 +95,7 @@ function upload(files) {
   const jobs = [...files].map((file) => [
     file.name,
     (signal) => {
+      if (file.size > most) throw new Error(`too large: got ${(file.size / 2 ** 20).toFixed(0)} MB, expected at most ${Math.round(most / 2 ** 20)} MB`);
       const form = new FormData();
       form.append("picture", file);
       const explained = kind === "classify" ? "&explain=true" : "";
