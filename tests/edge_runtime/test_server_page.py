@@ -324,8 +324,8 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(open_page: Open, url
 
 def test_all_of_it_works_by_keyboard(open_page: Open, url: str) -> None:
     page = open_page(url)
+    page.on("filechooser", lambda chooser: chooser.set_files(BLAST))  # from the start: it takes a moment to begin
     page.locator("#model option").first.wait_for(state="attached")
-    page.locator(".entry").first.wait_for()
 
     def tab_to(selector: str) -> None:
         for _ in range(80):
@@ -345,9 +345,7 @@ def test_all_of_it_works_by_keyboard(open_page: Open, url: str) -> None:
     tab_to("#model")
     page.keyboard.type("blood")
     tab_to("#choose")
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(BLAST)
+    page.keyboard.press("Enter")
     expect(page.locator(".kicker")).to_have_text("blast.jpg")
     expect(page.locator("#working")).to_be_hidden()
     tab_to("#strength")
