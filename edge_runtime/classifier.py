@@ -27,6 +27,7 @@ from .errors import UsageError
 from .familiarity import Familiarity, describe, parse_familiarity
 from .heatmap import Placement, heatmap
 from .preprocess import Pixels, Preprocess, decode, from_array, from_picture, prepare, standardised
+from .quality import judge
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -202,6 +203,7 @@ class Classifier:
         io, best = manifest.io, int(np.argmax(logits))
         shown = heatmap(class_map, best)
         kept, declined = self._decline(pixels, logits, class_map)
+        spoilt = judge(plain, manifest.quality)
         moments = {"decode": decoded - start, "prepare": prepared - decoded, "infer": inferred - prepared}
         moments["total"] = time.perf_counter() - start
         return Prediction(
@@ -216,7 +218,7 @@ class Classifier:
             plain,
             flags,
             tuple(label for label, possible in zip(self.labels, kept, strict=True) if possible),
-            declined,
+            spoilt + declined,
             {name: 1000.0 * seconds for name, seconds in moments.items()},
             self.bundle.id,
             not manifest.parity_passed,

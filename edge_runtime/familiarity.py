@@ -43,6 +43,8 @@ PIXEL_FEATURES = (
 )
 """What `describe` says of pixels: grey levels 0..255, correlations -1..1, natural logarithms of the rest."""
 
+_FARTHEST = 1e6
+
 
 def feature_names(labels: Sequence[str]) -> tuple[str, ...]:
     """Name the numbers of `describe`, for a bundle with these labels."""
@@ -112,13 +114,18 @@ class Familiarity:
     whitening: Floats = field(repr=False)
 
     def distance(self, described: Floats) -> float:
-        """Return how far a picture is from the nearest class; about 1 for pictures like the training pictures.
+        """Return how far a picture is from the nearest class; about 1 where it is like the training pictures.
 
         Args:
             described: (D,) of `describe`.
+
+        Returns:
+            0 to 1e6.
         """
-        away = (described - self.means) @ self.whitening.T  # (K, D)
-        return float(np.sqrt((away**2).mean(axis=1).min()))
+        with np.errstate(over="ignore", invalid="ignore"):  # a bundle may state any finite numbers
+            away = (described - self.means) @ self.whitening.T  # (K, D)
+            nearest = np.sqrt((away**2).mean(axis=1).min())
+        return float(np.nan_to_num(nearest, nan=_FARTHEST).clip(max=_FARTHEST))
 
     def to_dict(self, labels: Sequence[str]) -> dict[str, Any]:
         """Return the file of a bundle that `parse_familiarity` reads."""

@@ -211,7 +211,7 @@ class Node:
         if above is not None and value <= above:
             raise self.wrong(key, value, f"more than {above:g}")
         if (low is not None and value < low) or (high is not None and value > high):
-            raise self.wrong(key, value, f"{low:g} to {high:g}")
+            raise self.wrong(key, value, f"at least {low:g}" if high is None else f"{low or 0:g} to {high:g}")
         try:
             return float(value)
         except OverflowError:

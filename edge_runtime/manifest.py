@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import BundleError
 from .json_reader import MAX_TEXT_LENGTH, Node, is_number, load_object
+from .quality_limits import MEASURES, Limits
 
 if TYPE_CHECKING:
     from .preprocess import Preprocess
@@ -161,6 +162,7 @@ class Manifest:
         backbone: such as "mobilenet_v2".
         parity_passed: False for a bundle written with ``--allow-degraded``.
         macro_f1: of this model, 0..1, or None when the manifest does not state it.
+        quality: what a picture must be like to be answered; empty where the manifest does not say.
         golden: the bundle's test of itself.
         files: name -> hash and size.
         raw: the manifest as parsed from JSON.
@@ -177,6 +179,7 @@ class Manifest:
     backbone: str
     parity_passed: bool
     macro_f1: Measure | None
+    quality: Limits
     golden: Golden
     files: dict[str, FileInfo]
     raw: dict[str, Any] = field(repr=False)
@@ -233,6 +236,7 @@ def parse_manifest(text: bytes, source: str = MANIFEST_NAME) -> Manifest:
         backbone,
         parity_passed,
         macro_f1,
+        _quality(top.node("quality")) if "quality" in top.value else {},
         golden,
         files,
         top.value,
@@ -361,6 +365,18 @@ def _metrics(node: Node) -> tuple[bool, Measure | None]:
     measure = this.node("macro_f1")
     value, low, high = (measure.number(key, low=0.0, high=1.0) for key in ("value", "low", "high"))
     return passed, Measure(value, low, high)
+
+
+def _quality(node: Node) -> Limits:
+    limits = {}
+    for name, meaning in MEASURES.items():
+        if name in node.value:  # measures of later programs are as unknown as their keys
+            entry = node.node(name)
+            other = "high" if meaning.side == "low" else "low"
+            if other in entry.value:  # not to be passed over: somebody relies on it
+                raise entry.wrong(other, "a limit", f"{meaning.side} alone")
+            limits[name] = entry.number(meaning.side, low=0.0, high=meaning.greatest)
+    return limits
 
 
 def _files(node: Node) -> dict[str, FileInfo]:

@@ -110,10 +110,14 @@ def diverging(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 def overlay(prediction: Prediction, explanation: Explanation | None = None) -> Image.Image:
     """Draw a prediction: pixels, pixels under the heatmap, colour bar, text; and an explanation's contrast."""
+    said = f"{prediction.label}   {100 * prediction.probability:.1f} %"
+    refused = [f"NO ANSWER: {refusal.text}" for refusal in prediction.refusals]
+    if refused:
+        said = f"would have said: {said}"
     seen = Image.fromarray(prediction.pixels).resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)
     panel_px = SIDE_PX + 2 * _GAP_PX + _BAR_PX + 24
     width = SIDE_PX + 2 * _GAP_PX + panel_px * (1 if explanation is None else 2)
-    canvas = Image.new("RGB", (width, SIDE_PX + 3 * _GAP_PX + 3 * _LINE_PX), "white")
+    canvas = Image.new("RGB", (width, SIDE_PX + 3 * _GAP_PX + (3 + len(refused)) * _LINE_PX), "white")
     canvas.paste(seen, (_GAP_PX, _GAP_PX))
     draw = ImageDraw.Draw(canvas)
     left = SIDE_PX + 2 * _GAP_PX
@@ -128,7 +132,8 @@ def overlay(prediction: Prediction, explanation: Explanation | None = None) -> I
         note += f"{inside}; right: {prediction.label} (red) against {explanation.runner_up} (blue)"
 
     lines = (
-        f"{prediction.label}   {100 * prediction.probability:.1f} %   {note}",
+        *refused,
+        f"{said}   {note}",
         f"{prediction.bundle_id}" + ("   DEGRADED: did not pass its parity gates" if prediction.degraded else ""),
         NOTE,
     )

@@ -15,12 +15,14 @@ REASONS = {
     "too dark": "more light or longer exposure",
     "too bright": "less light or shorter exposure",
     "clipped": "less light or lower gain: parts of a colour channel are saturated",
+    "colour cast": "check filter and white balance: a colour channel is missing",
+    "noisy": "more light or lower gain",
     "no stain": "check stain, filter and white balance",
     "empty field": "move to where cells lie side by side",
     "unfamiliar": "unlike what the model was trained on: look yourself",
     "ambiguous": "several labels are possible: look yourself",
 }
-"""Reason -> what to do about it. The first six are the picture's fault, the others the model's."""
+"""Reason -> what to do about it. The first eight are the picture's fault, the others the model's."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .guard import plain
 from .manifest import STANDARDISATION, Manifest
+from .quality_limits import MEASURES
 
 if TYPE_CHECKING:
     from .bundle import Bundle
@@ -40,7 +41,7 @@ def prediction_facts(picture: str, prediction: Prediction, explanation: Explanat
 
 
 def prediction_line(picture: str, prediction: Prediction, top: int, explanation: Explanation | None = None) -> str:
-    """Return a prediction as one line for people.
+    """Return a prediction as one line for people; where there is no answer, why, and what it would have been.
 
     Args:
         picture: its name.
@@ -50,15 +51,25 @@ def prediction_line(picture: str, prediction: Prediction, top: int, explanation:
     """
     ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
     others = [f"{label} {100 * value:.1f} %" for label, value in ranked if label != prediction.label][: top - 1]
-    first = f"{plain(picture)}: {prediction.label} {100 * prediction.probability:.1f} %"
+    said = f"{prediction.label} {100 * prediction.probability:.1f} %" + (f" ({', '.join(others)})" if others else "")
+    seen = "" if explanation is None else _seen(explanation)
+    time = f"{prediction.timings_ms['total']:.0f} ms"
+    if prediction.abstained:  # nor are the questions answered
+        reasons = "; ".join(refusal.text for refusal in prediction.refusals)
+        parts = [f"no answer: {reasons}", f"would have said {said}", _not_excluded(prediction), seen, time]
+        return f"{plain(picture)}: " + "; ".join(part for part in parts if part)
     flags = ", ".join(
         f"{name}: {'yes' if flag.yes else 'no'} ({flag.score:.3f} {'>=' if flag.yes else '<'} {flag.threshold:.3f})"
         for name, flag in prediction.flags.items()
     )
-    seen = "" if explanation is None else _seen(explanation)
-    time = f"{prediction.timings_ms['total']:.0f} ms"
-    parts = [first + (f" ({', '.join(others)})" if others else ""), flags, seen, time]
-    return "; ".join(part for part in parts if part)
+    parts = [said, _not_excluded(prediction), flags, seen, time]
+    return f"{plain(picture)}: " + "; ".join(part for part in parts if part)
+
+
+def _not_excluded(prediction: Prediction) -> str:
+    """Name the labels that are left, where they are several and some are not."""
+    several = 1 < len(prediction.plausible) < len(prediction.probabilities)
+    return f"not excluded: {', '.join(prediction.plausible)}" if several else ""
 
 
 def _seen(explanation: Explanation) -> str:
@@ -71,6 +82,9 @@ def _seen(explanation: Explanation) -> str:
     return f"{inside}, centre {x:.2f}, {y:.2f}; runner-up {explanation.runner_up}"
 
 
+JUDGED = ("plausible", "abstained", "refusals")
+"""Columns of how far to trust it; several labels or refusals in one cell are joined by "; "."""
+
 EXPLAINED = ("runner_up", "inside_cell", "centre_x", "centre_y", "box_left", "box_top", "box_width", "box_height")
 """Columns of an explanation; places are shares of the square that the model saw."""
 
@@ -80,7 +94,7 @@ def csv_header(manifest: Manifest, explained: bool = False) -> str:
     labels = [f"p {label}" for label in manifest.task.labels]
     flags = [point.name for point in manifest.operating_points]
     answer = ["picture", "label", "probability", *labels, *flags]
-    return _csv([*answer, *(EXPLAINED if explained else ()), "total_ms", "bundle_id", "degraded", "error"])
+    return _csv([*answer, *(EXPLAINED if explained else ()), *JUDGED, "total_ms", "bundle_id", "degraded", "error"])
 
 
 def csv_row(picture: str, prediction: Prediction, explanation: Explanation | None = None) -> str:
@@ -94,6 +108,9 @@ def csv_row(picture: str, prediction: Prediction, explanation: Explanation | Non
             *(f"{value:.6f}" for value in prediction.probabilities.values()),
             *("yes" if flag.yes else "no" for flag in prediction.flags.values()),
             *explained,
+            "; ".join(prediction.plausible),
+            "yes" if prediction.abstained else "no",
+            "; ".join(refusal.text for refusal in prediction.refusals),
             f"{prediction.timings_ms['total']:.3f}",
             prediction.bundle_id,
             "yes" if prediction.degraded else "no",
@@ -109,7 +126,8 @@ def _explained_cells(explanation: Explanation) -> list[str]:
 
 def csv_error(picture: str, error: str, manifest: Manifest, explained: bool = False) -> str:
     """Return the row of a picture that could not be classified."""
-    empty = len(manifest.task.labels) + len(manifest.operating_points) + (len(EXPLAINED) if explained else 0) + 5
+    asked = len(manifest.task.labels) + len(manifest.operating_points)
+    empty = asked + (len(EXPLAINED) if explained else 0) + len(JUDGED) + 5
     return _csv([picture, *[""] * empty, error])
 
 
@@ -153,6 +171,9 @@ def models_table(facts: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in row).rstrip() for row in padded)
 
 
+_BEYOND = {"low": "below", "high": "above"}
+
+
 def info_text(bundle: Bundle) -> str:
     """Return what ``info`` prints: a bundle's manifest for people."""
     manifest, raw = bundle.manifest, bundle.manifest.raw
@@ -176,6 +197,10 @@ def info_text(bundle: Bundle) -> str:
                 f" (validation: sensitivity {p.sensitivity:.3f}, specificity {p.specificity:.3f})",
             )
             for p in manifest.operating_points
+        ),
+        *(
+            ("no answer", f"{MEASURES[name].reason}: {name} {_BEYOND[MEASURES[name].side]} {limit:g}")
+            for name, limit in manifest.quality.items()
         ),
         ("quantization", f"{manifest.recipe}: weights {quantization['weights']}"),
         ("", f"activations {quantization['activations']}"),

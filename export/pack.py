@@ -34,6 +34,7 @@ from .calibration import SPLIT
 from .converter_process import installed_version
 from .errors import ExportError, GateError
 from .model_card import model_card
+from .quality_limits import quality
 from .recipes import Recipe
 from .to_tflite import CONVERTERS
 
@@ -221,6 +222,7 @@ def manifest(export: Export, golden: dict[str, Any], declining: Fitted) -> dict[
         "temperature": info["temperature"],
         "operating_points": info["operating_points"],
         "abstention": declining.stated,
+        "quality": quality(export.source),
         "quantization": quantization,
         "training": {
             "run": run.folder.resolve().name,

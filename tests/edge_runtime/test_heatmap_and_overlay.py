@@ -15,6 +15,7 @@ from edge_runtime.classifier import Classifier, Prediction
 from edge_runtime.errors import OutputError
 from edge_runtime.heatmap import Placement, heatmap
 from edge_runtime.overlay import SIDE_PX, colours, contour, overlay, save_overlay
+from edge_runtime.refusal import Refusal
 
 RNG = np.random.default_rng(1)
 
@@ -88,6 +89,18 @@ def test_the_overlay_shows_the_pixels_the_heatmap_and_the_words(prediction: Pred
     assert np.abs(left - np.asarray(seen)).max() == 0
     assert right[:50, :50].mean() > right[-50:, -50:].mean() + 50  # hot is light, cold is dark
     assert (picture[SIDE_PX + 16 :] < 100).any()  # there are words
+
+
+def test_the_overlay_says_that_there_is_no_answer(prediction: Prediction, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr("edge_runtime.overlay.write_line", lambda draw, place, line, size=14: lines.append(line))
+    refusal = Refusal("blurred", "sharpness", 0.21, low=0.3)
+    refused = overlay(replace(prediction, refusals=(refusal,)))
+    assert f"NO ANSWER: {refusal.text}" in lines
+    assert any(line.startswith(f"would have said: {prediction.label} ") for line in lines)
+    lines.clear()
+    assert overlay(prediction).height < refused.height
+    assert not any("NO ANSWER" in line or "would have said" in line for line in lines)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".PNG"])

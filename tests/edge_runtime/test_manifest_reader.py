@@ -112,6 +112,19 @@ def test_cells_that_cannot_lie_there_are_refused(stated: dict[str, Any], key: st
         parsed(stated)
 
 
+def test_quality_is_read_side_by_side_with_measures_of_later_programs(stated: dict[str, Any]) -> None:
+    stated["quality"] = {
+        "sharpness": {"low": 0.3, "why": "tried"},
+        "noise": {"high": 12},
+        "tilt": {"low": [], "x": None},
+    }
+    assert parse_manifest(json.dumps(stated).encode()).quality == {"sharpness": 0.3, "noise": 12.0}
+    stated["quality"] = {}
+    assert parse_manifest(json.dumps(stated).encode()).quality == {}
+    del stated["quality"]
+    assert parse_manifest(json.dumps(stated).encode()).quality == {}
+
+
 def test_unknown_keys_are_ignored(stated: dict[str, Any]) -> None:
     stated["later"] = {"a": [1, None]}
     stated["quantization"]["granularity"] = "per-channel"

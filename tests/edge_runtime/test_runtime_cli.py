@@ -107,6 +107,19 @@ def test_csv_is_a_table_with_a_row_for_every_picture(run, folder: Path) -> None:
     assert sum(float(good[f"p {label}"]) for label in LABELS) == pytest.approx(1, abs=1e-4)
     assert good["label"] in LABELS and good["malignant"] in ("yes", "no") and good["degraded"] == "no"
     assert all(None not in row and None not in row.values() for row in rows)
+    assert (good["abstained"], good["refusals"], good["plausible"]) == ("no", "", "; ".join(LABELS))
+
+
+def test_refusals_are_said_in_every_form(run, default_bundles: Path, picture_file: Path, tmp_path: Path) -> None:
+    spoil(default_bundles / "all-subtypes", lambda stated: stated.update(quality={"sharpness": {"low": 1.0}}))
+    status, out, err = run("classify", picture_file, "--overlay", tmp_path / "out")
+    assert status == 0 and not err  # it was judged, and that is no failure
+    assert re.search(r": no answer: blurred: sharpness \S+, expected at least 1 \(focus again\); would have said ", out)
+    row = next(csv.DictReader(io.StringIO(run("classify", "--csv", picture_file)[1])))
+    assert row["abstained"] == "yes" and row["refusals"].startswith("blurred: sharpness ") and row["label"] in LABELS
+    answer = json.loads(run("classify", "--json", picture_file)[1])
+    assert answer["abstained"] and [found["reason"] for found in answer["refusals"]] == ["blurred"]
+    assert "no answer    blurred: sharpness below 1" in run("info", "all-subtypes")[1]
 
 
 def test_people_get_the_bad_ones_on_standard_error_and_the_rest(run, folder: Path) -> None:
@@ -202,7 +215,11 @@ def test_explain_adds_columns_to_the_csv_for_bad_pictures_too(run, folder: Path)
         "runner_up", "inside_cell", "centre_x", "centre_y", "box_left", "box_top", "box_width", "box_height"
     ]  # fmt: skip
     first = head.index("runner_up")
-    assert status == 1 and head[first : first + 8] == explained and head[first + 8] == "total_ms"
+    assert (
+        status == 1
+        and head[first : first + 8] == explained
+        and head[first + 8 : first + 12] == ["plausible", "abstained", "refusals", "total_ms"]
+    )
     assert [name for name in head if name not in explained] == next(
         csv.reader(io.StringIO(run("classify", "--csv", folder)[1]))
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edge_runtime.bundle import open_bundle
@@ -13,6 +14,7 @@ from edge_runtime.cli import main as runtime
 from edge_runtime.errors import BundleError
 from edge_runtime.golden import verify
 from edge_runtime.preprocess import Preprocess, decode, prepare
+from edge_runtime.quality_limits import MEASURES
 from export.cli import main
 from export.errors import ExportError
 from export.pack import render_golden, write_bundle
@@ -49,10 +51,22 @@ def test_bundle_is_whole_and_verifies(bundle: Path) -> None:
     assert manifest.raw["metrics"]["parity"]["passed"] is True
     stated = manifest.raw["outputs"]["class_map"]
     assert (stated["first_px"], stated["step_px"]) == (0.5, 32)  # MobileNetV2's, see tests/train/test_geometry.py
+    assert set(manifest.quality) == set(MEASURES)
     assert verify(Classifier.open(opened)).passed
     card = (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "not a medical device" in card and "control, colour, 1-NN" in card
     assert sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file()) <= 3.0e6
+
+
+def test_bundle_declines_as_it_states(bundle: Path, rendered_index: Path) -> None:
+    classifier = Classifier.open(bundle)
+    limits = classifier.bundle.manifest.abstention
+    assert limits is not None and classifier.familiarity is not None and limits.distance_limit is not None
+    found = classifier.bundle.manifest.raw["metrics"]["this"]["abstention"]
+    assert found["coverage"]["value"] >= 0.9 and set(found["per_class"]) == set(classifier.labels)
+    noise = np.random.default_rng(0).integers(256, size=(224, 224, 3), dtype=np.uint8)
+    assert "unfamiliar" in [refusal.reason for refusal in classifier.classify(noise).refusals]
+    assert "declines to answer" in (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
 def test_standardisation_of_the_run_is_that_of_the_bundle(export: Export, tmp_path: Path) -> None:

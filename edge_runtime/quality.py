@@ -1,0 +1,195 @@
+"""Quality: is a picture good enough to be answered at all? Pixels in, numbers out; `quality_limits` judges them.
+
+Nothing is known here of what the network makes of the picture, and one that passes may still be a bad one: limits
+enclose what a model's own pictures were like, and say no more than that this one is as sharp, bright and stained.
+
+How sharp a picture is must depend neither on how large or dark its cells are nor on grain. So it is asked how much of
+the strongest rises over `RISE_PX` happens within a single pixel: between an edge's two sides lies the whole contrast,
+whatever it is; grain and the blocks of a JPEG are small beside it; and the answer is about one over an edge's width.
+Of four directions the one with the widest edges counts, for a stage that moves blurs one way only.
+
+Numpy and Pillow only. Percentiles are whole numbers and shares single divisions, so that a picture has the same numbers
+on every machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from .preprocess import Pixels
+from .quality_limits import FIELD_LIMITS, Limits, refusals
+from .stain import STAINED, optical_density, purple
+
+if TYPE_CHECKING:
+    from .refusal import Refusal
+
+WORK_PX = 112
+"""Long side at which prepared pictures are looked at: half of 224, which halves the grain."""
+
+RISE_PX = 6
+"""Reach of the rises: a fifth of a red cell in a crop at `WORK_PX`, three quarters in a field."""
+
+STEEPEST = 0.08
+"""Share of the rises that count: the strongest."""
+
+MIN_RISE = 8
+"""Grey levels; smaller rises are grain or background."""
+
+CLIPPED = 254
+"""Grey level from which a channel counts as clipped: a JPEG seldom gives 255 back."""
+
+NOISE_PX = 512
+"""Side of the window in the middle in which grain is measured."""
+
+Levels = npt.NDArray[np.int32]
+"""(H, W) int32."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a picture is like; the empty field is the 95th percentile of a channel, densities are against it.
+
+    Attributes:
+        brightness: of the empty field, its brightest channel, grey level, 0..255.
+        white: share of the pixels that are saturated in all channels, 0..1.
+        clipped: share of the pixels that are saturated in the channel where most are, 0..1.
+        cast: darkest by brightest channel of the empty field, 0..1; 1: grey or white, 0: a channel is missing.
+        noise: standard deviation of the grain in green, grey levels, 0..1020.
+        stained: share of the pixels that absorb green, 0..1: cells of any kind.
+        contrast: optical density of the darkest hundredth in green, 0..2.5.
+        purple: the purple of nuclei (see `edge_runtime.stain`) in the hundredth that has most of it, 0..2.5.
+        sharpness: share of the strongest rises that lies within one pixel, 0..1; 1: edges of one pixel.
+    """
+
+    brightness: float
+    white: float
+    clipped: float
+    cast: float
+    noise: float
+    stained: float
+    contrast: float
+    purple: float
+    sharpness: float
+
+
+def judge(pixels: Pixels | None, limits: Limits) -> tuple[Refusal, ...]:
+    """Say why a prepared picture is not good enough; nothing where it is, or where there is nothing to judge by.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB, not standardised; or None.
+        limits: the bundle's, perhaps none.
+    """
+    return () if pixels is None or not limits else refusals(dataclasses.asdict(measure(pixels)), limits)
+
+
+def judge_field(pixels: Pixels, red_cell_px: float | None) -> tuple[Refusal, ...]:
+    """Say why a whole field of any size is not good enough to look for cells in, by `FIELD_LIMITS`.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+        red_cell_px: diameter of its red cells, as `cells.find_cells` measured it; None where it could not.
+    """
+    return refusals(dataclasses.asdict(measure(pixels, field_scale(pixels, red_cell_px))), FIELD_LIMITS)
+
+
+def field_scale(pixels: Pixels, red_cell_px: float | None) -> float:
+    """Return the scale at which a field's cells are as large as those of a crop at `WORK_PX`, whatever the microscope.
+
+    A field whose red cells are smaller is not enlarged. Where they could not be measured, they are taken to be that
+    small in the picture that the finder searched.
+    """
+    from .cells import CROP_RED_CELL_PX, FIELD_PX  # prepared pictures need them not
+
+    if red_cell_px is None:
+        return max(1.0, float(max(pixels.shape[:2])) / FIELD_PX[0])
+    return max(1.0, red_cell_px / CROP_RED_CELL_PX)
+
+
+def measure(pixels: Pixels, scale: float | None = None) -> Quality:
+    """Measure a picture.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB, not standardised.
+        scale: how many of its pixels become one before edges and stains are looked at, at least 1; default: as many as
+            make its long side `WORK_PX`.
+    """
+    height, width = pixels.shape[:2]
+    scale = max(1.0, max(height, width) / WORK_PX if scale is None else scale)
+    size = (max(1, round(width / scale)), max(1, round(height / scale)))
+    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+    density = optical_density(small)
+    field = [_percentile(small[:, :, c], 0.95) for c in range(3)]
+    saturated = pixels >= CLIPPED  # (H, W, 3) bool
+    top, left = max(0, (height - NOISE_PX) // 2), max(0, (width - NOISE_PX) // 2)
+    return Quality(
+        brightness=float(max(field)),
+        white=float((saturated[:, :, 0] & saturated[:, :, 1] & saturated[:, :, 2]).mean()),
+        clipped=max(float(saturated[:, :, c].mean()) for c in range(3)),
+        cast=min(field) / max(1, *field),
+        noise=noise(pixels[top : top + NOISE_PX, left : left + NOISE_PX, 1]),
+        stained=float((density[:, :, 1] > STAINED).mean()),
+        contrast=_percentile(density[:, :, 1], 0.99) / 1000,
+        purple=_percentile(purple(density), 0.99) / 1000,
+        sharpness=sharpness(small),
+    )
+
+
+def sharpness(pixels: Pixels) -> float:
+    """Return how much of the strongest rises lies within one pixel, 0..1; 0 where nothing rises.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+    """
+    channels = pixels.astype(np.int32)
+    grey = channels[:, :, 0] + 2 * channels[:, :, 1] + channels[:, :, 2]  # 0..1020
+    across = round(RISE_PX / math.sqrt(2))
+    return min(
+        _steepness(grey, 0, 1, RISE_PX),
+        _steepness(grey, 1, 0, RISE_PX),
+        _steepness(grey, 1, 1, across) / math.sqrt(2),  # one step across is that much longer
+        _steepness(grey[:, ::-1], 1, 1, across) / math.sqrt(2),
+    )
+
+
+def _steepness(grey: Levels, down: int, right: int, steps: int) -> float:
+    """Look in one direction: `down` rows and `right` columns a step, `steps` of them a rise."""
+    height, width = grey.shape[0] - down * steps, grey.shape[1] - right * steps
+    if height < 1 or width < 1:
+        return 0.0
+    before = grey[:height, :width]
+    rise = np.abs(grey[down * steps :, right * steps :] - before)
+    step = np.abs(grey[down:, right:] - grey[: grey.shape[0] - down, : grey.shape[1] - right])
+    steepest = step[:height, :width].copy()
+    for i in range(1, steps):
+        np.maximum(steepest, step[i * down : i * down + height, i * right : i * right + width], out=steepest)
+    strong = rise >= max(_percentile(rise, 1 - STEEPEST), 4 * MIN_RISE)
+    whole = int(rise[strong].sum())
+    return min(1.0, int(steepest[strong].sum()) / whole) if whole else 0.0
+
+
+def noise(channel: npt.NDArray[np.uint8]) -> float:
+    """Return the standard deviation of a channel's grain, grey levels (after Immerkaer 1996, by the median).
+
+    The mask is blind to slopes and straight edges, the median to the few places where more than grain is.
+
+    Args:
+        channel: (H, W) uint8.
+    """
+    if min(channel.shape) < 3:
+        return 0.0
+    levels = channel.astype(np.int32)
+    rows = levels[:-2] - 2 * levels[1:-1] + levels[2:]
+    return _percentile(np.abs(rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]), 0.5) / (6 * 0.6745)
+
+
+def _percentile(values: npt.NDArray[np.integer], share: float) -> int:
+    """Return the smallest whole number that at least `share` of the values do not exceed."""
+    below = np.bincount(values.ravel()).cumsum()
+    return int(np.searchsorted(below, share * below[-1]))
