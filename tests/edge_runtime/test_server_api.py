@@ -23,6 +23,7 @@ from edge_runtime import report
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import EngineError
 from edge_runtime.explanation import explain
+from edge_runtime.quality import judge_field
 from edge_runtime.refusal import Refusal
 from edge_runtime.scan import Scanner
 from edge_runtime.server.app import create_app
@@ -87,7 +88,7 @@ def test_a_scan_is_that_of_the_command_line(client: Client, classifier: Classifi
     field = encoded(Image.fromarray(render_field("Pro", np.random.default_rng([3, 3]), 512).pixels))
     c = client(models={"tiny": classifier, "blood-cells": cells})  # the first that is for cells is taken
     got = c.post("/v1/scan", files={"picture": ("field.png", field)}).json()
-    stated = json.loads(json.dumps(Scanner(cells).scan(field, "field.png").to_dict()))
+    stated = json.loads(json.dumps(Scanner(cells, judge=judge_field).scan(field, "field.png").to_dict()))
     number, tiles = got.pop("id"), got.pop("tiles")
     for answer in (got, stated):
         for one in (answer, *answer["cells"]):
