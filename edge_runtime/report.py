@@ -32,8 +32,13 @@ def json_line(values: Mapping[str, Any]) -> str:
 
 def prediction_json(picture: str, prediction: Prediction, explanation: Explanation | None = None) -> str:
     """Return a prediction as one line of JSON; `picture` comes first."""
+    return json_line(prediction_facts(picture, prediction, explanation))
+
+
+def prediction_facts(picture: str, prediction: Prediction, explanation: Explanation | None = None) -> dict[str, Any]:
+    """Return a prediction, under the name of its picture, as JSON takes it."""
     explained = {} if explanation is None else {"explanation": explanation.to_dict()}
-    return json_line({"picture": picture, **prediction.to_dict(), **explained})
+    return {"picture": picture, **prediction.to_dict(), **explained}
 
 
 def prediction_line(picture: str, prediction: Prediction, top: int, explanation: Explanation | None = None) -> str:
