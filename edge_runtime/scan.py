@@ -24,6 +24,7 @@ from .cells import CROP_PX, CROP_RED_CELL_PX, Cell, FieldCells, find_cells
 from .classifier import Classifier, Prediction, picture_of
 from .errors import UsageError
 from .preprocess import Box, Pixels
+from .quality import judge_field
 from .tiles import (
     GLASS_SHARE,
     LOOK_RED_CELLS,
@@ -180,7 +181,8 @@ class Scanner:
     Attributes:
         classifier: of a bundle for single cells.
         um_per_px: micrometres per pixel of all pictures; None: red cells are measured in each.
-        judge: of fields; None: every field may be counted.
+        judge: of fields and of the tiles of a wide picture, none of which is refused for being empty: a smear ends
+            somewhere. None: every field may be counted.
 
     Raises:
         UsageError: the bundle is for whole fields, or `um_per_px` out of range.
@@ -188,7 +190,7 @@ class Scanner:
 
     classifier: Classifier
     um_per_px: float | None = None
-    judge: Judge | None = None
+    judge: Judge | None = judge_field
 
     def __post_init__(self) -> None:
         task = self.classifier.bundle.manifest.task
@@ -337,7 +339,11 @@ class Scanner:
 
     def judged(self, field: FieldScan, pixels: Pixels) -> FieldScan:
         """Return the field with the judge's refusals: `pixels`, (H, W, 3) uint8, are its own."""
-        return replace(field, refusals=tuple(self.judge(pixels, field.red_cell_px))) if self.judge else field
+        if self.judge is None:
+            return field
+        part = field.region != (0, 0, field.width, field.height)
+        found = self.judge(pixels, field.red_cell_px)
+        return replace(field, refusals=tuple(r for r in found if not (part and r.reason == "empty field")))
 
 
 def _decoded(image: AnyPicture, name: str | None) -> tuple[Image.Image, str, float]:

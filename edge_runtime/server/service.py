@@ -127,13 +127,12 @@ class Service:
             What ``scan --json`` says, and `id`, its number in the history (None: it could not be kept), and `tiles`:
             how the cells stand in its picture of cells.
         """
-        from ..quality import judge_field
         from ..scan import Scanner
 
         if model is None:
             model = next((name for name, c in self.models.items() if c.bundle.manifest.task.kind == "cell"), None)
         chosen, classifier = self._choose(model)
-        scanner = Scanner(classifier, judge=judge_field)
+        scanner = Scanner(classifier)
         name = _name(name)
         if isinstance(image, bytes):
             check_size(image, self.limits)
