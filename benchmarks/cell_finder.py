@@ -51,11 +51,13 @@ class Field:
         pixels: (H, W, 3) uint8.
         boxes: of white cells.
         red_cell_px: median diameter of the boxes of red cells.
+        name: of the file.
     """
 
     pixels: Pixels
     boxes: tuple[Box, ...]
     red_cell_px: float
+    name: str = ""
 
 
 Found = list[tuple[Box, tuple[float, float]]]
@@ -124,8 +126,8 @@ def judge_boxes(fields: Sequence[Field], find: Callable[[Field], Found]) -> dict
         cells = find(field)
         times.append(time.process_time() - start)
         wanted, found_in_all = wanted + len(field.boxes), found_in_all + len(cells)
-        hits["centre_hit"] += pairs([[_inside(c, b) * (1 + overlap(x, b)) for b in field.boxes] for x, c in cells], 0)
-        hits["iou_0.5"] += pairs([[overlap(x, b) for b in field.boxes] for x, _ in cells], 0.5)
+        hits["centre_hit"] += len(centre_pairs(cells, field.boxes))
+        hits["iou_0.5"] += len(pairs([[overlap(x, b) for b in field.boxes] for x, _ in cells], 0.5))
     summary: dict[str, Any] = {"fields": len(fields), "boxes": wanted, "ms": 1000 * float(np.median(times))}
     summary["fields_per_second"] = 1000 / summary["ms"]
     for name, found in hits.items():
@@ -143,16 +145,19 @@ def _inside(point: tuple[float, float], box: Box) -> bool:
     return box[0] <= point[0] <= box[0] + box[2] and box[1] <= point[1] <= box[1] + box[3]
 
 
-def pairs(scores: list[list[float]], least: float) -> int:
-    """Pair cells with boxes, the best score first, one with one; return how many pairs score more than `least`."""
+def centre_pairs(cells: Found, boxes: Sequence[Box]) -> dict[int, int]:
+    """Pair cells with the boxes that their centres lie in, the best overlap first: number of cell -> of box."""
+    return pairs([[_inside(c, b) * (1 + overlap(x, b)) for b in boxes] for x, c in cells], 0)
+
+
+def pairs(scores: list[list[float]], least: float) -> dict[int, int]:
+    """Pair cells with boxes, the best score first, one with one: number of cell -> of box that score over `least`."""
     ranked = sorted(((s, i, j) for i, row in enumerate(scores) for j, s in enumerate(row) if s > least), reverse=True)
-    cells: set[int] = set()
-    boxes: set[int] = set()
+    found: dict[int, int] = {}
     for _, cell, box in ranked:
-        if cell not in cells and box not in boxes:
-            cells.add(cell)
-            boxes.add(box)
-    return len(cells)
+        if cell not in found and box not in found.values():
+            found[cell] = box
+    return found
 
 
 def light_masks(pixels: Pixels) -> tuple[Mask, Mask]:
@@ -204,7 +209,9 @@ def read_fields(data: Path) -> list[Field]:
     fields = []
     for path, kinds in sorted(boxes.items()):
         diameters = [np.sqrt(width * height) for _, _, width, height in kinds.get("RBC", [(0, 0, 100, 100)])]
-        fields.append(Field(np.asarray(decode(path)), tuple(kinds.get("WBC", ())), float(np.median(diameters))))
+        fields.append(
+            Field(np.asarray(decode(path)), tuple(kinds.get("WBC", ())), float(np.median(diameters)), path.name)
+        )
     return fields
 
 

@@ -20,18 +20,23 @@ import numpy as np
 import numpy.typing as npt
 
 from . import DEFAULT_MODEL
+from .abstention import plausible, refusals
 from .bundle import Bundle, open_bundle
 from .engines import Engine, open_engine
 from .errors import UsageError
+from .familiarity import Familiarity, describe, parse_familiarity
 from .heatmap import Placement, heatmap
 from .preprocess import Pixels, Preprocess, decode, from_array, from_picture, prepare, standardised
-from .quality import judge
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from PIL import Image
 
     from .refusal import Refusal
     from .trust import Trust
+
+    AnyPicture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -111,11 +116,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A bundle with its engine, ready to answer."""
+    """A bundle with its engine, ready to answer; `familiarity` is None where the bundle knows nothing of the kind."""
 
     bundle: Bundle
     engine: Engine
     preprocess: Preprocess
+    familiarity: Familiarity | None = None
 
     @classmethod
     def open(
@@ -141,16 +147,18 @@ class Classifier:
         if isinstance(model, Bundle) and trust is not None:
             raise UsageError("the bundle is open already", todo="give trust to open_bundle")
         bundle = model if isinstance(model, Bundle) else open_bundle(model, trust)
-        return cls(bundle, open_engine(engine, bundle, threads=threads), bundle.manifest.preprocess)
+        limits, labels = bundle.manifest.abstention, bundle.manifest.task.labels
+        file = None if limits is None else limits.familiarity_file
+        familiarity = None if file is None else parse_familiarity(bundle.read(file), str(bundle.root / file), labels)
+        opened = open_engine(engine, bundle, threads=threads)
+        return cls(bundle, opened, bundle.manifest.preprocess, familiarity)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Return the labels, in the order of the logits."""
         return self.bundle.manifest.task.labels
 
-    def classify(
-        self, image: str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8], name: str | None = None
-    ) -> Prediction:
+    def classify(self, image: AnyPicture, name: str | None = None) -> Prediction:
         """Classify one picture.
 
         Args:
@@ -162,14 +170,7 @@ class Classifier:
             EngineError: the engine failed, or returned a value that is not finite.
         """
         start = time.perf_counter()
-        if isinstance(image, str | os.PathLike):
-            picture = decode(Path(image), name)
-        elif isinstance(image, bytes):
-            picture = decode(image, name)
-        elif isinstance(image, np.ndarray):
-            picture = from_array(image, name or "array")
-        else:
-            picture = from_picture(image, name or "picture")
+        picture = picture_of(image, name)
         decoded = time.perf_counter()
         plain = prepare(picture, self.preprocess.plain)
         pixels = standardised(plain, self.preprocess)
@@ -195,7 +196,12 @@ class Classifier:
             flags[point.name] = Flag(score >= point.threshold, score, point.threshold)
         io, best = manifest.io, int(np.argmax(logits))
         shown = heatmap(class_map, best)
-        refusals = judge(plain, manifest.quality)
+        kept, declined = self._decline(pixels, logits, class_map)
+        spoilt: tuple[Refusal, ...] = ()
+        if manifest.quality:
+            from .quality import judge  # bundles without limits start without it
+
+            spoilt = judge(plain, manifest.quality)
         moments = {"decode": decoded - start, "prepare": prepared - decoded, "infer": inferred - prepared}
         moments["total"] = time.perf_counter() - start
         return Prediction(
@@ -209,12 +215,38 @@ class Classifier:
             pixels,
             plain,
             flags,
-            self.labels,
-            refusals,
+            tuple(label for label, possible in zip(self.labels, kept, strict=True) if possible),
+            spoilt + declined,
             {name: 1000.0 * seconds for name, seconds in moments.items()},
             self.bundle.id,
             not manifest.parity_passed,
         )
+
+    def _decline(
+        self, pixels: Pixels, logits: npt.NDArray[np.float32], class_map: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.bool_], tuple[Refusal, ...]]:
+        """Say which labels are plausible, (K,) bool, and why there is no answer."""
+        limits = self.bundle.manifest.abstention
+        if limits is None:
+            return np.ones(len(self.labels), np.bool_), ()
+        kept = plausible(logits, self.bundle.manifest.temperature, limits.margins)
+        far = None if self.familiarity is None else self.familiarity.distance(describe(pixels, class_map))
+        return kept, refusals(limits, int(kept.sum()), far)
+
+
+def picture_of(image: AnyPicture, name: str | None = None) -> Image.Image:
+    """Return whatever `Classifier.classify` takes as an upright RGB picture.
+
+    Raises:
+        ImageError: not a picture this program takes.
+    """
+    if isinstance(image, str | os.PathLike):
+        return decode(Path(image), name)
+    if isinstance(image, bytes):
+        return decode(image, name)
+    if isinstance(image, np.ndarray):
+        return from_array(image, name or "array")
+    return from_picture(image, name or "picture")
 
 
 def softmax(logits: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float64]:

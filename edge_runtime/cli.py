@@ -11,10 +11,10 @@ import argparse
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import classify, info, models, verify
+from .commands import bench, camera, classify, doctor, info, models, scan, serve, verify, watch
 from .guard import Parser, guarded
 
-COMMANDS = (classify, models, info, verify)
+COMMANDS = (classify, scan, watch, camera, serve, models, info, verify, doctor, bench)
 """In the order of the help."""
 
 EXAMPLES = (

@@ -51,5 +51,13 @@ class EngineError(LeukoscopeError):
     """No inference engine is installed, it cannot run this model, or it returned what it must not."""
 
 
+class CameraError(LeukoscopeError):
+    """A camera or video cannot be opened, or a camera gives no frames any more."""
+
+
 class OutputError(LeukoscopeError):
     """A result cannot be written."""
+
+
+class JournalError(LeukoscopeError):
+    """The journal of a watched folder is damaged, too new, in use, or of another folder."""

@@ -197,6 +197,10 @@ class Node:
             raise self.wrong(key, value, f"{low} to {high}" if high is not None else f"at least {low}")
         return value
 
+    def numbers(self, key: str) -> list[float]:
+        """Return a list of finite numbers."""
+        return [Node({place: item}, self.source, self.path).number(place) for place, item in self.items(key)]
+
     def number(
         self, key: str, *, low: float | None = None, high: float | None = None, above: float | None = None
     ) -> float:
@@ -207,7 +211,7 @@ class Node:
         if above is not None and value <= above:
             raise self.wrong(key, value, f"more than {above:g}")
         if (low is not None and value < low) or (high is not None and value > high):
-            raise self.wrong(key, value, f"{low:g} to {high:g}")
+            raise self.wrong(key, value, f"at least {low:g}" if high is None else f"{low or 0:g} to {high:g}")
         try:
             return float(value)
         except OverflowError:

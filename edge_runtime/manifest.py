@@ -97,6 +97,24 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True)
+class AbstentionLimits:
+    """When a bundle declines to answer, see `edge_runtime.abstention`.
+
+    Attributes:
+        coverage: share of pictures whose true label is meant to be plausible, class by class, above 0 and up to 1.
+        margins: in the order of the labels, nats, 0 or more: how much less probable than the top label each may be and
+            still be plausible.
+        familiarity_file: of the bundle, for `familiarity.parse_familiarity`; None where nothing is unfamiliar to it.
+        distance_limit: the largest distance from the training pictures that is accepted, > 0; None likewise.
+    """
+
+    coverage: float
+    margins: tuple[float, ...]
+    familiarity_file: str | None
+    distance_limit: float | None
+
+
+@dataclass(frozen=True)
 class Golden:
     """The bundle's test of itself.
 
@@ -139,6 +157,7 @@ class Manifest:
         io: the graph's input and outputs.
         temperature: probabilities = softmax(logits / temperature), > 0.
         operating_points: questions with a stored threshold, maybe none.
+        abstention: when it declines to answer; None: never.
         recipe: of the quantization, such as "int8".
         backbone: such as "mobilenet_v2".
         parity_passed: False for a bundle written with ``--allow-degraded``.
@@ -155,6 +174,7 @@ class Manifest:
     io: IOSpec
     temperature: float
     operating_points: tuple[OperatingPoint, ...]
+    abstention: AbstentionLimits | None
     recipe: str
     backbone: str
     parity_passed: bool
@@ -203,6 +223,7 @@ def parse_manifest(text: bytes, source: str = MANIFEST_NAME) -> Manifest:
     limits.texts("notes")
     files = _files(top.node("files"))
     golden = _golden(top.node("golden"), files)
+    abstention = _abstention(top.node("abstention"), task.labels, files) if "abstention" in top.value else None
     return Manifest(
         version,
         name,
@@ -210,6 +231,7 @@ def parse_manifest(text: bytes, source: str = MANIFEST_NAME) -> Manifest:
         io,
         temperature,
         operating_points,
+        abstention,
         recipe,
         backbone,
         parity_passed,
@@ -275,6 +297,23 @@ def _operating_points(top: Node, labels: tuple[str, ...]) -> tuple[OperatingPoin
         )
         points[name] = OperatingPoint(name, positive, threshold, sensitivity, specificity)
     return tuple(points.values())
+
+
+def _abstention(node: Node, labels: tuple[str, ...], files: dict[str, FileInfo]) -> AbstentionLimits:
+    coverage, stated = node.number("coverage", above=0.0), node.node("margins")
+    if coverage > 1:
+        raise node.wrong("coverage", coverage, "more than 0 and at most 1")
+    unknown = [label for label in stated.value if label not in labels]
+    if unknown:
+        raise stated.wrong(unknown[0], "no such label", "those of task.labels")
+    margins = tuple(stated.number(label, low=0.0) for label in labels)
+    if node.need("familiarity") is None:
+        return AbstentionLimits(coverage, margins, None, None)
+    familiarity = node.node("familiarity")
+    name = familiarity.text("file")
+    if name not in files:
+        raise familiarity.wrong("file", repr(name), "one of files")
+    return AbstentionLimits(coverage, margins, name, familiarity.number("limit", above=0.0))
 
 
 def _quantization(node: Node) -> str:

@@ -17,7 +17,10 @@ STDIN = "-"
 
 
 def find_pictures(
-    arguments: Iterable[str], on_error: Callable[[OSError], None], skip: str | os.PathLike[str] | None = None
+    arguments: Iterable[str],
+    on_error: Callable[[OSError], None],
+    skip: str | os.PathLike[str] | None = None,
+    suffixes: frozenset[str] = PICTURE_SUFFIXES,
 ) -> list[str]:
     """List the pictures that the arguments mean.
 
@@ -26,6 +29,7 @@ def find_pictures(
             out) and at most one "-".
         on_error: called for each folder below that cannot be listed.
         skip: folder that is left out where a search comes upon it: where results go.
+        suffixes: of what is looked for in folders.
 
     Returns:
         Paths, and "-" for standard input.
@@ -38,15 +42,17 @@ def find_pictures(
         if argument == STDIN and STDIN in found:
             raise UsageError("standard input can be read only once", got="two '-'")
         if argument != STDIN and os.path.isdir(argument):
-            found.extend(_in_folder(argument, on_error, None if skip is None else os.path.realpath(skip)))
+            found.extend(_in_folder(argument, on_error, None if skip is None else os.path.realpath(skip), suffixes))
         else:
             found.append(argument)
     if not found:
-        raise UsageError("no pictures there", expected="files with " + ", ".join(sorted(PICTURE_SUFFIXES)))
+        raise UsageError("no pictures there", expected="files with " + ", ".join(sorted(suffixes)))
     return found
 
 
-def _in_folder(folder: str, on_error: Callable[[OSError], None], skip: str | None) -> list[str]:
+def _in_folder(
+    folder: str, on_error: Callable[[OSError], None], skip: str | None, suffixes: frozenset[str]
+) -> list[str]:
     found = []
     for where, folders, names in os.walk(folder, onerror=on_error):
         # Hidden ones are no smears: thumbnails, and the "._" twins that a Mac leaves on every card.
@@ -56,7 +62,7 @@ def _in_folder(folder: str, on_error: Callable[[OSError], None], skip: str | Non
             if not name.startswith(".") and (skip is None or os.path.realpath(os.path.join(where, name)) != skip)
         )
         for name in sorted(names):
-            if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
+            if Path(name).suffix.lower() in suffixes and not name.startswith("."):
                 found.append(os.path.join(where, name))
     return found
 

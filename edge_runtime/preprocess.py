@@ -32,7 +32,7 @@ MAX_PICTURE_PIXELS = 178_000_000
 refuses a little more, 2 x 89.5 megapixels, by itself."""
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
-_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")  # a phone's MPO is a JPEG to Pillow
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")  # a phone's MPO is a JPEG to Pillow
 _CHUNK_BYTES = 4 * 1024 * 1024
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
@@ -106,7 +106,7 @@ def decode(source: Path | bytes, name: str | None = None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own size warning: the limit here is ours, checked below
-            with Image.open(io.BytesIO(encoded), formats=_FORMATS) as picture:
+            with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
                 if picture.width * picture.height > MAX_PICTURE_PIXELS:
                     raise ImageError(
                         f"{name}: too large to decode",

@@ -28,6 +28,7 @@ def model_card(stated: dict[str, Any]) -> str:
                 _data(stated["training"]),
                 _metrics(stated),
                 _points(stated),
+                _abstention(stated),
                 _parity(stated["metrics"]["parity"]),
                 _quantization(stated["quantization"]),
                 _reproduce(stated),
@@ -125,6 +126,27 @@ def _points(stated: dict[str, Any]) -> str:
         "sensitivity | specificity | AUROC |"
     )
     return "\n".join([head, "|---|---|---|---|---|---|---|", *rows])
+
+
+def _abstention(stated: dict[str, Any]) -> str:
+    if "abstention" not in stated:
+        return ""
+    limits, found = stated["abstention"], stated["metrics"]["this"]["abstention"]
+    rows = "\n".join(
+        f"| {label} | {margin:.3g} | {_interval(found['per_class'][label]['coverage'])} | "
+        f"{_interval(found['per_class'][label]['answered'])} |"
+        for label, margin in limits["margins"].items()
+    )
+    return (
+        "## When it declines to answer\n\n"
+        f"When more than one label is plausible (labels are kept so that the true one is among them in "
+        f"{limits['coverage']:.0%} of a class's pictures), or the picture is farther than "
+        f"{limits['familiarity']['limit']:.3g} from the training pictures. On the test split: true label plausible "
+        f"{_interval(found['coverage'])}, answered {_interval(found['answered'])}, of these right "
+        f"{_interval(found['accuracy'])}, their ECE {_interval(found.get('ece'))}; unfamiliar "
+        f"{_interval(found['unfamiliar'])}.\n\n"
+        f"| class | margin, nats | true label plausible | answered |\n|---|---|---|---|\n{rows}"
+    )
 
 
 def _parity(parity: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ from edge_runtime.preprocess import Preprocess, decode, prepare
 from train.index import NEAR_DUPLICATE_BITS
 from train.sources import SOURCES
 
+from .abstention import Fitted, fit_abstention
 from .calibration import SPLIT
 from .converter_process import installed_version
 from .errors import ExportError, GateError
@@ -160,8 +161,9 @@ def check_bundle(folder: Path) -> None:
 def assemble(export: Export) -> dict[str, bytes]:
     """Return the files of the bundle, the manifest last."""
     golden, files = golden_files(export)
-    stated = manifest(export, golden)
-    files = dict(export.models) | files | {"MODEL_CARD.md": model_card(stated).encode()}
+    declining = fit_abstention(export)
+    stated = manifest(export, golden, declining)
+    files = dict(export.models) | files | declining.files | {"MODEL_CARD.md": model_card(stated).encode()}
     stated["files"] = {
         name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         for name, content in sorted(files.items())
@@ -169,7 +171,7 @@ def assemble(export: Export) -> dict[str, bytes]:
     return files | {MANIFEST_NAME: (json.dumps(stated, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()}
 
 
-def manifest(export: Export, golden: dict[str, Any]) -> dict[str, Any]:
+def manifest(export: Export, golden: dict[str, Any], declining: Fitted) -> dict[str, Any]:
     """Return the manifest, all but ``files``."""
     run, io_spec, recipe = export.source.run, export.source.io, export.recipe
     info, task = run.info, run.task
@@ -219,6 +221,7 @@ def manifest(export: Export, golden: dict[str, Any]) -> dict[str, Any]:
         },
         "temperature": info["temperature"],
         "operating_points": info["operating_points"],
+        "abstention": declining.stated,
         "quality": quality(export.source),
         "quantization": quantization,
         "training": {
@@ -239,7 +242,7 @@ def manifest(export: Export, golden: dict[str, Any]) -> dict[str, Any]:
         },
         "metrics": {
             "reference": _slim(info["metrics"]) | {"controls": [_slim(c) for c in info["metrics"].get("controls", [])]},
-            "this": _slim(export.metrics),
+            "this": _slim(export.metrics) | {"abstention": declining.measured},
             "parity": {
                 "passed": export.passed,
                 "pictures": protocol["pictures"]["test"],

@@ -12,6 +12,7 @@ from .. import DEFAULT_MODEL, TRUST_VARIABLE
 from ..guard import Parser, complain
 
 if TYPE_CHECKING:
+    from ..bundle import Bundle
     from ..classifier import Classifier
     from ..trust import Trust
 
@@ -54,10 +55,15 @@ def model_option(parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL) 
     parser.add_argument("--model", default=default, metavar="MODEL", help="name or path; default: %(default)s")
 
 
-def engine_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--engine`` and ``--threads``."""
-    parser.add_argument("--engine", choices=ENGINE_NAMES, help="default: the first that is installed and has a model")
-    parser.add_argument("--threads", type=int, metavar="N", help="for one inference; default: the CPUs, at most 4")
+def engine_options(parser: argparse.ArgumentParser, threads: int | None = None) -> None:
+    """Add ``--engine`` and ``--threads``, with a default for the latter."""
+    parser.add_argument(
+        "--engine", choices=ENGINE_NAMES, help="default: as bench chose here, else the first that is installed"
+    )
+    usual = "likewise, else the CPUs, at most 4" if threads is None else threads
+    parser.add_argument(
+        "--threads", type=int, default=threads, metavar="N", help=f"for one inference; default: {usual}"
+    )
 
 
 def trust_option(parser: argparse.ArgumentParser) -> None:
@@ -80,22 +86,41 @@ def read_trust_option(options: argparse.Namespace) -> Trust | None:
 
 
 def open_classifier(model: str, options: argparse.Namespace) -> Classifier:
-    """Open a model as the options of `engine_options` and `trust_option` say, and warn where it is degraded."""
+    """Open a model as the options of `engine_options` and `trust_option` say, and warn where it is degraded.
+
+    Where neither engine nor threads are asked for, they are what ``bench`` found best on this device.
+    """
     import logging
 
+    from ..bundle import open_bundle
     from ..classifier import Classifier
 
     logging.getLogger("PIL").addHandler(logging.NullHandler())  # Pillow's remarks on odd files are not for users
-    trust = read_trust_option(options)
-    with _quiet_engine():
-        classifier = Classifier.open(model, options.engine, options.threads, trust)
+    bundle = open_bundle(model, read_trust_option(options))
+    engine, threads = options.engine, options.threads
+    if engine is None and threads is None:
+        engine, threads = _remembered(bundle)
+    with quiet_engine():
+        classifier = Classifier.open(bundle, engine, threads)
     if not classifier.bundle.manifest.parity_passed:
         complain(f"{classifier.bundle.id} did not pass its parity gates: trust it less than its metrics", "warning")
     return classifier
 
 
+def _remembered(bundle: Bundle) -> tuple[str | None, int | None]:
+    """Return the engine and threads that ``bench`` chose for a bundle, or nothing; a wrong file is a warning."""
+    from ..device_settings import SettingsError, recall, settings_path
+
+    try:
+        choice = recall(bundle.id, settings_path())
+    except SettingsError as error:
+        complain(str(error), "warning")
+        return None, None
+    return (None, None) if choice is None else (choice.engine, choice.threads)
+
+
 @contextmanager
-def _quiet_engine() -> Iterator[None]:
+def quiet_engine() -> Iterator[None]:
     """Keep the engines' own remarks ("INFO: Created ... delegate") off standard error while a model is loaded.
 
     They are written by C++ to file descriptor 2 and no setting silences them. Errors arrive as exceptions all the same.

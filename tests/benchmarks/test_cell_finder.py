@@ -20,10 +20,12 @@ def test_overlap_is_intersection_over_union() -> None:
 
 
 def test_pairs_are_one_to_one_and_the_best_first() -> None:
-    assert pairs([[0.9, 0.6], [0.8, 0.0]], 0.5) == 1  # the best pair leaves the second box to nobody who is good enough
-    assert pairs([[0.9, 0.0], [0.8, 0.7]], 0.5) == 2
-    assert pairs([[0.5]], 0.5) == 0
-    assert pairs([], 0.5) == 0
+    assert pairs([[0.9, 0.6], [0.8, 0.0]], 0.5) == {
+        0: 0
+    }  # the best pair leaves the second box to nobody who is good enough
+    assert pairs([[0.9, 0.0], [0.8, 0.7]], 0.5) == {0: 0, 1: 1}
+    assert pairs([[0.5]], 0.5) == {}
+    assert pairs([], 0.5) == {}
 
 
 def test_boxes_are_counted_once() -> None:

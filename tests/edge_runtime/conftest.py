@@ -14,6 +14,14 @@ sys.path.insert(0, str(Path(__file__).parent))  # bundle_maker, whatever the imp
 from bundle_maker import smear, tiny_bundle
 
 
+@pytest.fixture(autouse=True)
+def device_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where this device's settings would be in this test: nobody's own ones may choose its engine."""
+    path = tmp_path / "settings" / "device.json"
+    monkeypatch.setenv("LEUKOSCOPE_CONFIG", str(path))
+    return path
+
+
 @pytest.fixture(scope="session")
 def valid_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a valid INT8 bundle that no test may change."""

@@ -33,6 +33,10 @@ HEAVY = (
     "cv2",
     "scipy",
     "cryptography",
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "prometheus_client",
 )
 
 
@@ -45,7 +49,7 @@ def imported(*arguments: object) -> set[str]:
 
 
 def test_help_imports_neither_numpy_nor_an_engine() -> None:
-    for arguments in (["--help"], ["classify", "--help"], ["--version"], ["nonsense"]):
+    for arguments in (["--help"], ["classify", "--help"], ["serve", "--help"], ["--version"], ["nonsense"]):
         assert not imported(*arguments) & set(HEAVY), arguments
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edge_runtime.bundle import open_bundle
@@ -55,6 +56,17 @@ def test_bundle_is_whole_and_verifies(bundle: Path) -> None:
     card = (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "not a medical device" in card and "control, colour, 1-NN" in card
     assert sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file()) <= 3.0e6
+
+
+def test_bundle_declines_as_it_states(bundle: Path, rendered_index: Path) -> None:
+    classifier = Classifier.open(bundle)
+    limits = classifier.bundle.manifest.abstention
+    assert limits is not None and classifier.familiarity is not None and limits.distance_limit is not None
+    found = classifier.bundle.manifest.raw["metrics"]["this"]["abstention"]
+    assert found["coverage"]["value"] >= 0.9 and set(found["per_class"]) == set(classifier.labels)
+    noise = np.random.default_rng(0).integers(256, size=(224, 224, 3), dtype=np.uint8)
+    assert "unfamiliar" in [refusal.reason for refusal in classifier.classify(noise).refusals]
+    assert "declines to answer" in (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
 def test_standardisation_of_the_run_is_that_of_the_bundle(export: Export, tmp_path: Path) -> None:
