@@ -291,10 +291,19 @@ def clean_table(found: dict[str, Any]) -> str:
 
 def summary_table(found: dict[str, Any]) -> str:
     """Return the table of all that is unusable, and of all that is harmless."""
-    lines = ["| limits of | of unusable pictures rejected, % | of harmless ones, % |", "| --- | --- | --- |"]
+    lines = [
+        "| limits of | of unusable pictures rejected, % | without JPEG's, % (the severity with fewest) | of harmless ones, % |",
+        "| --- " * 4 + "|",
+    ]
     for name, rows in [*found["tasks"].items(), ("whole fields (BCCD)", found["fields"])]:
+        others = [
+            step["rejected"]["value"]  # of equally many pictures each
+            for step in rows["steps"]
+            if step["verdict"] == "unusable" and step["corruption"] != "JPEG"
+        ]
+        but_jpeg = f"{100 * np.mean(others):.2f} ({100 * min(others):.1f})"
         harmless = percent(rows["harmless"]) if "harmless" in rows else "-"
-        lines.append(f"| {name} | {percent(rows['unusable'])} | {harmless} |")
+        lines.append(f"| {name} | {percent(rows['unusable'])} | {but_jpeg} | {harmless} |")
     return "\n".join(lines)
 
 
