@@ -292,7 +292,7 @@ def clean_table(found: dict[str, Any]) -> str:
 def summary_table(found: dict[str, Any]) -> str:
     """Return the table of all that is unusable, and of all that is harmless."""
     lines = [
-        "| limits of | of unusable pictures rejected, % | without JPEG's, % (the severity with fewest) | of harmless ones, % |",
+        "| limits of | of unusable pictures rejected, % | but JPEG's, % (worst severity) | of harmless ones, % |",
         "| --- " * 4 + "|",
     ]
     for name, rows in [*found["tasks"].items(), ("whole fields (BCCD)", found["fields"])]:
