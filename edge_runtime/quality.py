@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 WORK_PX = 112
 """Long side at which prepared pictures are looked at: half of 224, which halves the grain."""
 
+FIELD_RED_CELL_PX = 15.0
+"""Diameter of a red cell where whole fields are looked at: that of BCCD's fields at `WORK_PX`."""
+
 RISE_PX = 6
 """Reach of the rises: a fifth of a red cell in a crop at `WORK_PX`, three quarters in a field."""
 
@@ -100,16 +103,17 @@ def judge_field(pixels: Pixels, red_cell_px: float | None) -> tuple[Refusal, ...
 
 
 def field_scale(pixels: Pixels, red_cell_px: float | None) -> float:
-    """Return the scale at which a field's cells are as large as those of a crop at `WORK_PX`, whatever the microscope.
+    """Return the scale at which a field's red cells are `FIELD_RED_CELL_PX` wide, whatever the microscope.
 
-    A field whose red cells are smaller is not enlarged. Where they could not be measured, they are taken to be that
-    small in the picture that the finder searched.
+    But no field is reduced further than a prepared picture: blurred red cells run together and are taken for larger
+    ones, and the more a picture is reduced, the sharper it looks. Nor is one enlarged.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+        red_cell_px: as `cells.find_cells` measured it; None where it could not.
     """
-    from .cells import CROP_RED_CELL_PX, FIELD_PX  # prepared pictures need them not
-
-    if red_cell_px is None:
-        return max(1.0, float(max(pixels.shape[:2])) / FIELD_PX[0])
-    return max(1.0, red_cell_px / CROP_RED_CELL_PX)
+    furthest = float(max(pixels.shape[:2])) / WORK_PX
+    return max(1.0, furthest if red_cell_px is None else min(furthest, red_cell_px / FIELD_RED_CELL_PX))
 
 
 def measure(pixels: Pixels, scale: float | None = None) -> Quality:

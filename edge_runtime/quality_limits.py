@@ -53,9 +53,9 @@ FIELD_LIMITS: Limits = MappingProxyType(
         "clipped": 0.6332,
         "cast": 0.4608,
         "noise": 13.21,
-        "stained": 0.123,
+        "stained": 0.1227,
         "contrast": 0.112,
-        "sharpness": 0.2203,
+        "sharpness": 0.2632,
     }
 )
 """For whole microscope fields of any size, measured at `quality.field_scale`: a bundle of single cells can know none.
