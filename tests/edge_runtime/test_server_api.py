@@ -103,6 +103,7 @@ def test_a_scan_is_that_of_the_command_line(client: Client, classifier: Classifi
     assert got == stated and len(got["cells"]) >= 2
     entry = c.get("/v1/history?limit=1").json()["entries"][0]
     assert (entry["kind"], entry["cells"], entry["label"]) == ("scan", len(got["cells"]), None)
+    assert entry["counted"] == sum(cell["left_out"] is None for cell in got["cells"])
     sheet = Image.open(io.BytesIO(c.get(f"/v1/history/{number}/cells").content))
     assert sheet.width == min(len(got["cells"]), tiles["columns"]) * tiles["px"]
     assert Image.open(io.BytesIO(c.get(f"/v1/history/{number}/picture").content)).size == (512, 512)
