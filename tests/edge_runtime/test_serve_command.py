@@ -135,7 +135,9 @@ def get(address: str) -> bytes:
         return found
 
 
-def test_it_keeps_its_history_over_a_restart_and_has_one_process(valid_bundle: Path, picture_file: Path) -> None:
+def test_it_keeps_its_history_over_a_restart_and_has_one_process(
+    capsys: pytest.CaptureFixture[str], valid_bundle: Path, picture_file: Path
+) -> None:
     def ask(address: str) -> int:
         head = {"Content-Type": "image/png"}
         request = urllib.request.Request(f"{address}/v1/classify", picture_file.read_bytes(), head)
@@ -144,9 +146,8 @@ def test_it_keeps_its_history_over_a_restart_and_has_one_process(valid_bundle: P
 
     with process("--model", valid_bundle) as (_, address):
         first = ask(address)
-        command = [sys.executable, "-m", "edge_runtime", "serve", "--port", "0", "--model", str(valid_bundle)]
-        second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
-        assert second.returncode == 1 and "in use by another process" in second.stderr
+        status, line = refused(capsys, "--model", valid_bundle)
+        assert status == 1 and "in use by another process" in line
     history = Path(os.environ["XDG_STATE_HOME"]) / "leukoscope" / "history.sqlite"
     assert history.exists()
     with process("--model", valid_bundle) as (killed, address):
@@ -201,15 +202,13 @@ def test_connections_that_wait_for_nothing_are_closed(valid_bundle: Path) -> Non
             return found
 
         host = b"Host: 127.0.0.1\r\n"
-        for said in (b"", b"GET / HTTP/1.1\r\nX: "):
-            with connect() as connection:
-                connection.sendall(said)
+        with connect() as silent, connect() as half, connect() as later:
+            half.sendall(b"GET / HTTP/1.1\r\nX: ")
+            later.sendall(b"GET /healthz HTTP/1.1\r\n" + host + b"\r\n")  # a head, and half of another
+            assert b"ok" in response(later)
+            later.sendall(b"GET /healthz")
+            for connection in (silent, half, later):
                 assert connection.recv(100) == b""
-        with connect() as connection:  # a head, and half of another
-            connection.sendall(b"GET /healthz HTTP/1.1\r\n" + host + b"\r\n")
-            assert b"ok" in response(connection)
-            connection.sendall(b"GET /healthz")
-            assert connection.recv(100) == b""
         with connect() as connection:  # a body that nobody reads, byte by byte
             connection.sendall(b"POST /nothing HTTP/1.1\r\n" + host + b"Content-Length: 100000\r\n\r\n")
             assert b"404" in response(connection)
