@@ -291,13 +291,15 @@ def test_refused_cells_look_like_no_answer(open_page: Open, url: str, field: Pat
         reasons = [refusal("blurred", "blurred: sharpness 0.1")] if left_out == "no answer" else []
         stated = {"abstained": bool(reasons), "refusals": reasons, "left_out": left_out}
         stated["flags"] = {"blast": {"yes": True, "score": 0.9, "threshold": 0.3}}
-        route.fulfill(json={**answer, "cells": [{**cell, **stated} for cell in answer["cells"]]})
+        cells = [{**cell, **stated} for cell in answer["cells"]]
+        route.fulfill(json={**answer, "field": "refused.png", "cells": cells})
 
     page.locator("input[value=scan]").check(force=True)
     page.set_input_files("#file", field)
     settled(page, field)
     page.route(re.compile(r"/v1/history/\d+$"), refuse)
     page.locator(".entry").first.click()
+    expect(page.locator(".kicker")).to_have_text("refused.png")
     expect(page.locator(".verdict")).to_contain_text("No cell counted")
     expect(page.locator(".cells button").first).to_contain_text("no answer")
     page.locator(".cells button").first.click()
