@@ -139,9 +139,11 @@ def serving(state: str) -> Iterator[tuple[subprocess.Popen[str], str, int]]:
     command += ["--max-mb", str(MAX_MB), "--state", state]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        address = urlsplit(process.stdout.readline().split()[0])
-        yield process, address.hostname or "", address.port or 0
-        process.send_signal(signal.SIGTERM)
+        try:
+            address = urlsplit(process.stdout.readline().partition(" ")[0])
+            yield process, address.hostname or "", address.port or 0
+        finally:  # a measurement that fails must not wait for a service that goes on
+            process.send_signal(signal.SIGTERM)
         if process.wait(30):
             raise EngineError("serve did not end cleanly", got=f"exit status {process.returncode}")
 

@@ -138,7 +138,7 @@ class EntryAnswer(_Open):
 
 
 class SummaryAnswer(BaseModel):
-    """What a list shows of an answer."""
+    """What a list shows of an answer; of a scan how many cells were found, and how many of them are counted."""
 
     id: int
     time: str
@@ -149,6 +149,7 @@ class SummaryAnswer(BaseModel):
     probability: float | None
     abstained: bool
     cells: int | None
+    counted: int | None = None
 
 
 class HistoryAnswer(BaseModel):

@@ -7,6 +7,7 @@ time and stands in no log. Plain ASGI, so that bodies pass through as they come.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import time
@@ -84,7 +85,7 @@ class Access:
     def _same(self, origin: str | None, host: str) -> bool:
         if origin is None:
             return True
-        netloc = urlsplit(origin).netloc if "://" in origin else ""
+        netloc = origin.partition("://")[2]  # a browser's origin ends there; anything else is nobody's name
         # Behind a proxy that names the service otherwise, the origin is one of the names the operator allowed.
         allowed = self.hosts is not None and _hostname(netloc) in set(self.hosts) - set(LOOPBACK)
         return bool(netloc) and (netloc.lower() == host.lower() or allowed)
@@ -128,6 +129,9 @@ class Gate:
                 await self._app(scope, receive, guarded)
             except RequestError as error:
                 await problem(error)(scope, receive, guarded)
+            except asyncio.CancelledError:  # the end has come, and this took longer than anybody waits for
+                if not begun:
+                    await problem(RequestError(503, "the service is being stopped"))(scope, receive, guarded)
             except Exception:  # the log has it, the client has not
                 logging.getLogger(__name__).exception("%s: an error of this program", _route(scope))
                 if not begun:

@@ -97,15 +97,18 @@ class History:
         base = self._base
         base.isolation_level = None  # transactions begin where this says so
         base.execute("PRAGMA locking_mode = EXCLUSIVE")  # one process; and no file of shared memory
-        base.execute("PRAGMA auto_vacuum = FULL")
-        base.execute("PRAGMA journal_mode = WAL")
-        base.execute("PRAGMA synchronous = FULL")  # what was answered is on the disk
-        base.execute("PRAGMA secure_delete = ON")
         version = base.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, VERSION):
             raise OutputError(
                 f"{self.path}: a history of another version", got=version, expected=VERSION, todo="move it away"
             )
+        if version == 0 and base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise OutputError(f"{self.path}: another program's database", todo="choose another folder with --state")
+        # What is not ours is as it was up to here.
+        base.execute("PRAGMA auto_vacuum = FULL")
+        base.execute("PRAGMA journal_mode = WAL")
+        base.execute("PRAGMA synchronous = FULL")  # what was answered is on the disk
+        base.execute("PRAGMA secure_delete = ON")
         base.execute("BEGIN EXCLUSIVE")
         if version == 0:
             base.execute(_TABLE)
@@ -195,10 +198,10 @@ class History:
             try:
                 size_bytes = self._base.execute(f"SELECT sum(size_bytes) FROM entries{where}", values).fetchone()[0]
                 gone = self._base.execute(f"DELETE FROM entries{where}", values).rowcount
+                self._count, self._size_bytes = self._count - gone, self._size_bytes - int(size_bytes or 0)
                 self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # else the log would still have it
             except sqlite3.Error as error:
                 raise OutputError(f"{self.path}: cannot be written", got=str(error)) from None
-            self._count, self._size_bytes = self._count - gone, self._size_bytes - int(size_bytes or 0)
         return gone
 
     def close(self) -> None:

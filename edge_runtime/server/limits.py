@@ -90,7 +90,8 @@ class Bodies:
                     expected=f"at most {self._limits.body_s:g} seconds",
                     headers={"Connection": "close"},
                 ) from None
-            yield b"".join(chunks)
+            chunks[:] = [b"".join(chunks)]
+            yield chunks.pop()  # whoever asked has the only copy
         finally:
             self._held -= size_bytes
 
@@ -149,8 +150,9 @@ class Turns:
                     headers=RETRY_AFTER,
                 )
             self._taken += 1
+        held = [work]  # a pool keeps what it cancelled until a thread is free: without the picture, please
         try:
-            job = self._pool.submit(work)
+            job = self._pool.submit(lambda: held[0]())  # noqa: PLW0108 - so that the pool does not hold it
         except RuntimeError:  # the pool is closed
             with self._lock:
                 self._taken -= 1
@@ -165,6 +167,9 @@ class Turns:
             raise RequestError(
                 504, "no answer in time", expected=f"within {self._limits.answer_s:g} seconds", todo="try again later"
             ) from None
+        finally:
+            if not job.running():
+                held.clear()
 
     @property
     def stuck(self) -> bool:

@@ -22,6 +22,9 @@ from .problems import RequestError
 RETRY_S = 2.0
 """Pause before a failed camera is opened again."""
 
+AGAIN_S = 0.1
+"""Pause before a film begins anew: one without pictures must not keep a core busy."""
+
 STALE_S = 5.0
 """A frame older than this is not what is under the microscope now."""
 
@@ -67,7 +70,8 @@ class Live:
         self._came_s = 0.0
         self._dropped = 0
         self._error = ""
-        self._jpeg: tuple[int, bytes] | None = None
+        self._jpeg: tuple[Frame, bytes] | None = None
+        self._encoding = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, name="live", daemon=True)
         self._thread.start()
@@ -107,15 +111,13 @@ class Live:
             RequestError: 503, as `frame`.
         """
         frame = self.frame()
-        with self._lock:
-            kept = self._jpeg
-        if kept is None or kept[0] != frame.number:
-            stream = io.BytesIO()
-            Image.fromarray(frame.pixels).save(stream, "JPEG", quality=85)
-            kept = (frame.number, stream.getvalue())
-            with self._lock:
-                self._jpeg = kept
-        return kept
+        with self._encoding:
+            # Not by its number: a camera that was opened again counts from 1.
+            if self._jpeg is None or self._jpeg[0] is not frame:
+                stream = io.BytesIO()
+                Image.fromarray(frame.pixels).save(stream, "JPEG", quality=85)
+                self._jpeg = (frame, stream.getvalue())
+            return frame.number, self._jpeg[1]
 
     def close(self) -> None:
         """Stop looking."""
@@ -130,12 +132,19 @@ class Live:
                     self._take(source)
                 finally:
                     source.close()
+                self._stop.wait(AGAIN_S)
             except LeukoscopeError as error:
-                if str(error) != self._error:  # once, not every two seconds
-                    logging.getLogger(__name__).warning("%s", error)
-                with self._lock:
-                    self._error = str(error)
-                self._stop.wait(RETRY_S)
+                self._failed(str(error))
+            except Exception as error:  # noqa: BLE001 - a driver raises anything, and looking must go on
+                self._failed(f"the camera failed: {type(error).__name__}")
+
+    def _failed(self, error: str) -> None:
+        """Note what is wrong with the camera, and give it time."""
+        if error != self._error:  # once, not every two seconds
+            logging.getLogger(__name__).warning("%s", error)
+        with self._lock:
+            self._error = error
+        self._stop.wait(RETRY_S)
 
     def _take(self, source: Source) -> None:
         while not self._stop.is_set():

@@ -7,8 +7,13 @@ looked at which picture when is nobody's business.
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
 import signal
 import socket
+import threading
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -20,23 +25,82 @@ from .limits import Limits
 
 KEEP_ALIVE_S = 15
 GRACE_S = 20
+"""What is in work when the end comes may take so many seconds; what takes longer is given up."""
+
+CLOSING_S = 5
+"""For all else that the end takes. Then the process ends: an engine that hangs would hold it for ever."""
+
 HEAD_S = 15.0
 """A connection that has not sent a whole request's head within this many seconds is closed."""
+
+SEND_S = 20.0
+"""A connection that does not take its response within this many seconds is closed; not more than `GRACE_S`."""
 
 HEAD_BYTES = 32 * 1024
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 with an end to its patience: uvicorn waits for ever for a request's first head."""
+    """HTTP/1.1 with an end to its patience.
+
+    uvicorn waits for ever for a first head, for the rest of a later one, for a body that nobody reads, and for a
+    client that does not read: 256 such connections would shut everybody else out.
+    """
+
+    _head: asyncio.TimerHandle | None = None
+    _send: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait."""
         super().connection_made(transport)
-        self.loop.call_later(HEAD_S, self._close_silent)
+        transport.set_write_buffer_limits(high=0)  # so that whatever is not taken stops the writing
+        self._await_head()
 
-    def _close_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
+    def data_received(self, data: bytes) -> None:
+        """Take what came; between two responses it must become a whole head in time."""
+        super().data_received(data)
+        self._await_head()
+
+    def pause_writing(self) -> None:
+        """Begin to wait until the response is taken."""
+        super().pause_writing()
+        self._send = self._send or self.loop.call_later(SEND_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        super().resume_writing()
+        if self._send is not None:
+            self._send.cancel()
+            self._send = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing any more."""
+        super().connection_lost(exc)
+        for timer in (self._head, self._send):
+            if timer is not None:
+                timer.cancel()
+
+    def _await_head(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self._head = self._head or self.loop.call_later(HEAD_S, self.transport.close)
+        elif self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+
+class PromptServer(uvicorn.Server):
+    """A server that ends when it said it would, whatever its threads do."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end."""
+        super().handle_exit(sig, frame)
+        last = threading.Timer(GRACE_S + CLOSING_S, _give_up)
+        last.daemon = True
+        last.start()
+
+
+def _give_up() -> None:
+    logging.getLogger(__name__).error("work that comes to no end was given up")
+    os._exit(1)  # the history has on the disk whatever was answered
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -83,4 +147,4 @@ def serve(app: ASGIApp, listener: socket.socket, limits: Limits) -> None:
     # uvicorn raises the signal again when it is through; asked to end, ending is no failure.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run(sockets=[listener])
+    PromptServer(config).run(sockets=[listener])

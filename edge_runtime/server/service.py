@@ -111,6 +111,7 @@ class Service:
             "probability": answer["probability"],
             "abstained": prediction.abstained,
             "cells": None,
+            "counted": None,
         }
         number = self._keep(Entry("classify", summary, answer, _jpeg(Image.fromarray(prediction.pixels))))
         return {"id": number, **answer}
@@ -151,6 +152,7 @@ class Service:
             "probability": None,
             "abstained": bool(found.refusals),
             "cells": len(found.cells),
+            "counted": sum(found.left_out(cell) is None for cell in found.cells),
         }
         picture.thumbnail((FIELD_PX, FIELD_PX))
         tiles = _tiles([cell.prediction.pixels for cell in found.cells])

@@ -58,7 +58,12 @@ async def read_upload(request: Request, bodies: Bodies) -> AsyncIterator[Upload]
         )
     try:
         async with bodies.read(request) as body:
-            yield await _from_form(request.headers, body) if kind == FORM_TYPE else Upload(body, "picture")
+            if kind != FORM_TYPE:
+                yield Upload(body, "picture")
+                return
+            parts = [body]
+            del body  # one copy of the picture is enough
+            yield await _from_form(request.headers, parts)
     except ClientDisconnect:
         raise RequestError(400, "the upload ended early") from None
 
@@ -69,9 +74,11 @@ class _InMemory(MultiPartParser):
     spool_max_size = 0  # SpooledTemporaryFile: never rolled over to the disk
 
 
-async def _from_form(headers: Headers, body: bytes) -> Upload:
+async def _from_form(headers: Headers, parts: list[bytes]) -> Upload:
+    """Read a form; its bytes are taken out of `parts`."""
+
     async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
+        yield parts.pop()
 
     try:
         form = await _InMemory(headers, stream(), max_files=1, max_fields=8).parse()

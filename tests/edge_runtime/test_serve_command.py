@@ -135,7 +135,9 @@ def get(address: str) -> bytes:
         return found
 
 
-def test_it_keeps_its_history_over_a_restart_and_has_one_process(valid_bundle: Path, picture_file: Path) -> None:
+def test_it_keeps_its_history_over_a_restart_and_has_one_process(
+    capsys: pytest.CaptureFixture[str], valid_bundle: Path, picture_file: Path
+) -> None:
     def ask(address: str) -> int:
         head = {"Content-Type": "image/png"}
         request = urllib.request.Request(f"{address}/v1/classify", picture_file.read_bytes(), head)
@@ -144,9 +146,8 @@ def test_it_keeps_its_history_over_a_restart_and_has_one_process(valid_bundle: P
 
     with process("--model", valid_bundle) as (_, address):
         first = ask(address)
-        command = [sys.executable, "-m", "edge_runtime", "serve", "--port", "0", "--model", str(valid_bundle)]
-        second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
-        assert second.returncode == 1 and "in use by another process" in second.stderr
+        status, line = refused(capsys, "--model", valid_bundle)
+        assert status == 1 and "in use by another process" in line
     history = Path(os.environ["XDG_STATE_HOME"]) / "leukoscope" / "history.sqlite"
     assert history.exists()
     with process("--model", valid_bundle) as (killed, address):
@@ -175,22 +176,76 @@ def test_what_is_in_work_is_finished_before_the_end(valid_bundle: Path, picture_
 
         thread = threading.Thread(target=ask)
         thread.start()
-        for _ in range(100):
-            if b"places_taken 1.0" in get(f"{address}/metrics"):
-                break
-            time.sleep(0.02)
+        until_taken(address)
         running.send_signal(signal.SIGTERM)
         thread.join()
     assert statuses == [200]
     assert not (Path(os.environ["XDG_STATE_HOME"]) / "leukoscope").exists()
 
 
-def test_connections_that_say_nothing_are_closed(valid_bundle: Path) -> None:
-    impatient = "import edge_runtime.server.process as p; p.HEAD_S = 0.3"
+def test_connections_that_wait_for_nothing_are_closed(valid_bundle: Path) -> None:
+    impatient = "import edge_runtime.server.process as p; p.HEAD_S = p.SEND_S = 0.5; p.KEEP_ALIVE_S = 60"
     with process("--model", valid_bundle, "--no-history", before=impatient) as (_, address):
         place = urlsplit(address)
-        for said in (b"", b"GET / HTTP/1.1\r\nX: "):
-            with socket.create_connection((place.hostname or "", place.port or 0), timeout=5) as connection:
-                connection.sendall(said)
+
+        def connect() -> socket.socket:
+            connection = socket.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(20)
+            connection.connect((place.hostname, place.port))
+            return connection
+
+        def response(connection: socket.socket) -> bytes:
+            found = b""
+            while not found.endswith(b"}"):
+                found += connection.recv(1000)
+            return found
+
+        host = b"Host: 127.0.0.1\r\n"
+        with connect() as silent, connect() as half, connect() as later:
+            half.sendall(b"GET / HTTP/1.1\r\nX: ")
+            later.sendall(b"GET /healthz HTTP/1.1\r\n" + host + b"\r\n")  # a head, and half of another
+            assert b"ok" in response(later)
+            later.sendall(b"GET /healthz")
+            for connection in (silent, half, later):
                 assert connection.recv(100) == b""
+        with connect() as connection:  # a body that nobody reads, byte by byte
+            connection.sendall(b"POST /nothing HTTP/1.1\r\n" + host + b"Content-Length: 100000\r\n\r\n")
+            assert b"404" in response(connection)
+            with pytest.raises(ConnectionError):
+                for _ in range(1000):
+                    connection.sendall(b"x")
+                    time.sleep(0.02)
+        with connect() as connection, pytest.raises(ConnectionError):  # responses that are not taken
+            while True:
+                connection.sendall(b"GET /page.js HTTP/1.1\r\n" + host + b"\r\n")
         assert b"leukoscope" in get(f"{address}/")
+
+
+def test_an_engine_that_hangs_does_not_hold_the_end(valid_bundle: Path, picture_file: Path) -> None:
+    hanging = (
+        "import time; from edge_runtime.server.service import Service; Service.classify = lambda *a: time.sleep(60); "
+        "import edge_runtime.server.process as p; p.GRACE_S = 0.3; p.CLOSING_S = 1"
+    )
+    program = f"import sys; from edge_runtime.cli import main; {hanging}; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "serve", "--port", "0", "--no-history", "--model", str(valid_bundle)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None and running.stderr is not None
+        place = urlsplit(running.stdout.readline().split()[0])
+        with socket.create_connection((place.hostname or "", place.port or 0), timeout=20) as connection:
+            body = picture_file.read_bytes()
+            head = ("POST /v1/classify HTTP/1.1", "Host: 127.0.0.1", "Content-Type: image/png")
+            connection.sendall("\r\n".join((*head, f"Content-Length: {len(body)}", "", "")).encode() + body)
+            until_taken(f"http://{place.netloc}")
+            running.send_signal(signal.SIGTERM)
+            assert b"503" in connection.recv(100)
+        said = running.stderr.read()
+        assert running.wait(20) == 1 and "comes to no end" in said and "Traceback" not in said, said
+
+
+def until_taken(address: str) -> None:
+    """Wait until a picture is in work."""
+    end = time.monotonic() + 20
+    while b"places_taken 1.0" not in get(f"{address}/metrics"):
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import io
 import json
 import threading
 import time
+import tracemalloc
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ import numpy as np
 import pytest
 from bundle_maker import bomb, encoded, smear
 from PIL import Image
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from edge_runtime import report
@@ -29,10 +34,12 @@ from edge_runtime.scan import Scanner
 from edge_runtime.server.app import create_app
 from edge_runtime.server.gate import LOOPBACK, Access
 from edge_runtime.server.history import Bounds, History
-from edge_runtime.server.limits import Limits
+from edge_runtime.server.limits import Bodies, Limits, Turns
 from edge_runtime.server.live import Live
 from edge_runtime.server.meters import Meters
+from edge_runtime.server.problems import RequestError
 from edge_runtime.server.service import Service
+from edge_runtime.server.uploads import read_upload
 from train.render import render_field
 
 PNG = encoded(Image.fromarray(smear(96, 7)))
@@ -96,6 +103,7 @@ def test_a_scan_is_that_of_the_command_line(client: Client, classifier: Classifi
     assert got == stated and len(got["cells"]) >= 2
     entry = c.get("/v1/history?limit=1").json()["entries"][0]
     assert (entry["kind"], entry["cells"], entry["label"]) == ("scan", len(got["cells"]), None)
+    assert entry["counted"] == sum(cell["left_out"] is None for cell in got["cells"])
     sheet = Image.open(io.BytesIO(c.get(f"/v1/history/{number}/cells").content))
     assert sheet.width == min(len(got["cells"]), tiles["columns"]) * tiles["px"]
     assert Image.open(io.BytesIO(c.get(f"/v1/history/{number}/picture").content)).size == (512, 512)
@@ -201,6 +209,55 @@ def test_an_upload_that_drags_on_is_ended(classifier: Classifier) -> None:
     assert response.headers["connection"] == "close"
 
 
+def test_an_upload_is_held_once() -> None:
+    picture = bytes(4_000_000)
+    head = b'--b\r\nContent-Disposition: form-data; name="picture"; filename="a.png"\r\n\r\n'
+    for kind, whole in (("image/png", picture), ("multipart/form-data; boundary=b", head + picture + b"\r\n--b--\r\n")):
+
+        async def ask(kind: str, whole: bytes) -> int:
+            at = 0
+
+            async def receive() -> dict[str, Any]:
+                nonlocal at
+                at += 100_000  # a copy, as from a socket
+                return {"type": "http.request", "body": whole[at - 100_000 : at], "more_body": at < len(whole)}
+
+            scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-type", kind.encode())]}
+            async with read_upload(Request(scope, receive), Bodies(Limits())) as upload:
+                assert upload.encoded == picture
+                return tracemalloc.get_traced_memory()[0]
+
+        tracemalloc.start()
+        try:
+            assert asyncio.run(ask(kind, whole)) < 1.2 * len(picture), kind
+        finally:
+            tracemalloc.stop()
+
+
+def test_what_nobody_waits_for_any_more_is_not_held() -> None:
+    turns, go, begun = Turns(Limits(running=1, waiting=3, answer_s=0.05)), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        go.wait(30)
+
+    async def ask(work: Callable[[], Any]) -> None:
+        with pytest.raises(RequestError, match="no answer in time"):
+            await turns.run(work)
+
+    asyncio.run(ask(hang))
+    assert begun.wait(5) and turns.stuck
+    picture = np.zeros(10)
+    kept = weakref.ref(picture)
+    asyncio.run(ask(partial(np.sum, picture)))
+    del picture
+    gc.collect()
+    assert kept() is None and turns.taken == 1
+    go.set()
+    turns.close()
+    assert turns.taken == 0 and not turns.stuck
+
+
 class Slow:
     """A classifier that takes its time."""
 
@@ -234,8 +291,7 @@ def test_no_answer_in_time_and_then_health_says_so(client: Client, classifier: C
     c = client(models={"tiny": Slow(classifier, 0.6)}, limits=Limits(running=1, answer_s=0.1))
     problem(c.post("/v1/classify", content=PNG, headers=IMAGE), 504)
     assert c.get("/healthz").status_code == 503 and "no answer" in c.get("/healthz").json()["reasons"][0]
-    time.sleep(0.7)
-    assert c.get("/healthz").json() == {"status": "ok", "reasons": []}
+    until(lambda: c.get("/healthz").json() == {"status": "ok", "reasons": []})
 
 
 def test_a_failing_engine_is_unhealthy_until_it_answers(
@@ -269,6 +325,8 @@ def test_pages_of_others_are_not_answered(client: Client) -> None:
         {"Origin": "https://evil.example"},
         {"Origin": "http://localhost:3000"},
         {"Origin": "null"},
+        {"Origin": "http://[::1"},
+        {"Origin": "http://a@127.0.0.1:8080"},
         {"Sec-Fetch-Site": "cross-site"},
     ):
         problem(c.post("/v1/classify", content=PNG, headers={**IMAGE, **headers}), 403)
@@ -366,6 +424,14 @@ def test_meters_count_answers_refusals_and_models(client: Client, classifier: Cl
     assert "123456" not in c.get("/metrics").text  # routes, not paths
 
 
+def until(there: Callable[[], Any], seconds: float = 20) -> None:
+    """Wait for something that another thread does."""
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end, "it does not come"
+        time.sleep(0.01)
+
+
 class Frames:
     """A camera that shows one frame and then nothing."""
 
@@ -392,10 +458,7 @@ def test_the_camera_is_seen_and_classified(client: Client) -> None:
     frames = Frames()
     live = Live(lambda: frames)
     c = client(live=live)
-    for _ in range(100):
-        if c.get("/v1/camera").json()["present"]:
-            break
-        time.sleep(0.02)
+    until(lambda: c.get("/v1/camera").json()["present"])
     state = c.get("/v1/camera").json()
     assert (state["width"], state["height"], state["frame"], state["dropped"]) == (120, 120, 42, 3)
     frame = c.get("/v1/camera/frame.jpg")
@@ -418,31 +481,75 @@ def test_a_film_begins_anew() -> None:
         return opened[-1]
 
     live = Live(again)
-    for _ in range(100):
-        if len(opened) > 2:
-            break
-        time.sleep(0.02)
+    until(lambda: len(opened) > 2)
     live.close()
-    assert len(opened) > 2 and all(film.closed for film in opened)
+    assert all(film.closed for film in opened)
+
+
+def test_an_empty_film_does_not_keep_a_core_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_runtime.server.live.AGAIN_S", 60)
+    opened: list[Frames] = []
+
+    class Empty(Frames):
+        ended = True
+
+        def newest(self, timeout_s: float) -> None:
+            return None
+
+    def again() -> Empty:
+        opened.append(Empty())
+        return opened[-1]  # type: ignore[return-value]
+
+    live = Live(again)
+    until(lambda: opened and opened[0].closed)
+    time.sleep(0.05)
+    assert len(opened) == 1
+    live.close()
+
+
+def test_an_old_view_is_not_shown_for_a_new_one_with_its_number(client: Client) -> None:
+    first, second = Frames(), Frames()
+    second.left = [smear(80, 9)]
+    sources = [first, second]
+    c = client(live=Live(lambda: sources.pop(0)))
+    until(lambda: c.get("/v1/camera").json()["present"])
+    old = c.get("/v1/camera/frame.jpg").content
+    first.ended = True
+    until(lambda: c.get("/v1/camera").json()["width"] == 80)
+    new = c.get("/v1/camera/frame.jpg")
+    assert new.headers["x-frame"] == "42" and new.content != old
+
+
+def test_looking_goes_on_whatever_a_driver_raises(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_runtime.server.live.RETRY_S", 0.05)
+    sources: list[Any] = [RuntimeError("select() timeout"), Frames()]
+
+    def opened() -> Frames:
+        if isinstance(source := sources.pop(0), Exception):
+            raise source
+        return source  # type: ignore[no-any-return]
+
+    c = client(live=Live(opened))
+    until(lambda: c.get("/v1/camera").json()["present"])
 
 
 def test_a_camera_that_is_not_there_is_waited_for(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge_runtime.server.live.RETRY_S", 0.05)
     tries: list[int] = []
+    plugged_in = threading.Event()
 
     def opened() -> Frames:
         tries.append(1)
-        if len(tries) < 3:
+        if not plugged_in.is_set():
             raise EngineError("no such camera")
         return Frames()
 
     c = client(live=Live(opened))
     assert "cable" in problem(c.get("/v1/camera/frame.jpg"), 503)
-    for _ in range(100):
-        if c.get("/v1/camera").json()["present"]:
-            break
-        time.sleep(0.02)
-    assert len(tries) == 3 and c.get("/v1/camera").json()["error"] is None
+    until(lambda: len(tries) > 1)
+    plugged_in.set()
+    until(lambda: c.get("/v1/camera").json()["present"])
+    assert c.get("/v1/camera").json()["error"] is None
 
 
 def test_the_document_names_every_route_and_loads_nothing_from_elsewhere(client: Client) -> None:

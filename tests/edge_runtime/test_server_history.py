@@ -111,8 +111,38 @@ def test_what_is_no_history_is_left_as_it_is(tmp_path: Path) -> None:
     newer.mkdir()
     with sqlite3.connect(newer / FILE) as base:
         base.execute("PRAGMA user_version = 99")
+    before = (newer / FILE).read_bytes()
     with pytest.raises(OutputError, match="another version: got 99, expected 1"):
         History(newer)
+    assert (newer / FILE).read_bytes() == before
+    other = tmp_path / "other"
+    other.mkdir()
+    with sqlite3.connect(other / FILE) as base:
+        base.execute("CREATE TABLE urls (id INTEGER)")
+    with pytest.raises(OutputError, match=r"another program's database.*--state"):
+        History(other)
+
+
+def test_what_is_gone_is_gone_from_the_count_even_where_the_log_cannot_be_emptied(tmp_path: Path) -> None:
+    history = History(tmp_path, Bounds(entries=10, size_bytes=5000))
+    base = history._base
+    for number in range(3):
+        history.add(entry(str(number), bytes(1000)))
+
+    class Stubborn:
+        def execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+            if "wal_checkpoint" in statement:
+                raise sqlite3.OperationalError("disk I/O error")
+            return base.execute(statement, *values)
+
+    history._base = Stubborn()  # type: ignore[assignment]
+    with pytest.raises(OutputError, match="disk I/O error"):
+        history.delete()
+    history._base = base
+    assert (history.count, history.size_bytes) == (0, 0)
+    history.add(entry("large", bytes(4900)))
+    assert names(history) == ["large"]
+    history.close()
 
 
 def test_a_full_disk_is_an_error_and_costs_nothing_that_was_kept(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ BLAST = ROOT / "samples" / "blood-cells" / "blast.jpg"
 PRO = ROOT / "samples" / "all-subtypes" / "pro.jpg"
 CHROMIUM = Path("/usr/bin/chromium")
 TOKEN = "correct-horse-battery-staple"
+expect.set_options(timeout=30_000)  # ms; for machines with much else to do
 
 Open = Callable[..., Page]
 
@@ -83,7 +84,7 @@ def url(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     for at in range(150):
         film.write(np.ascontiguousarray(pixels[at % 80 : at % 80 + 240, 20:340, ::-1]))
     film.release()
-    with serving("--state", folder, "--camera", folder / "film.avi") as found:
+    with serving("--state", folder, "--camera", folder / "film.avi", "--max-mb", 4) as found:
         yield found
 
 
@@ -101,7 +102,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
         context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(30_000)
         page.on("request", lambda r: None if r.url.startswith((url, f"blob:{url}")) else wrong.append(r.url))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on(
@@ -121,8 +122,14 @@ def classify(page: Page, model: str = "blood-cells", picture: Path = BLAST) -> N
     page.locator("#model option").first.wait_for(state="attached")
     page.select_option("#model", model)
     page.set_input_files("#file", picture)
+    settled(page, picture)
+
+
+def settled(page: Page, picture: Path) -> None:
+    """Wait until a picture's answer is shown and the history begins with it."""
     expect(page.locator(".kicker")).to_have_text(picture.name)
     expect(page.locator("#working")).to_be_hidden()
+    expect(page.locator(".entry").first).to_have_attribute("aria-current", "true")
 
 
 def drawn(page: Page, canvas: str) -> bytes:
@@ -199,8 +206,6 @@ def test_history_brings_an_answer_back_and_forgets(open_page: Open, url: str) ->
     page = open_page(url)
     classify(page)
     classify(page, "all-subtypes", PRO)
-    expect(page.locator(".verdict")).to_contain_text("Pro")
-    expect(page.locator(".entry").first).to_have_attribute("aria-current", "true")
     page.locator(".entry").nth(1).click()
     expect(page.locator(".kicker")).to_have_text("blast.jpg")
     expect(page.locator(".entry").nth(1)).to_have_attribute("aria-current", "true")
@@ -241,7 +246,7 @@ def test_the_camera_is_live_and_answers(open_page: Open, url: str) -> None:
     page = open_page(url)
     expect(page.locator("#camera-facts")).to_have_text("Live, 320 \N{MULTIPLICATION SIGN} 240 px")
     first = drawn(page, "#live")
-    for _ in range(100):
+    for _ in range(600):
         if np.abs(pixels(drawn(page, "#live")) - pixels(first)).max() > 40:
             break
         page.wait_for_timeout(50)
@@ -251,24 +256,57 @@ def test_the_camera_is_live_and_answers(open_page: Open, url: str) -> None:
     expect(page.locator(".kicker")).to_contain_text("camera, frame")
 
 
-def test_why_there_is_no_answer_is_said_first(open_page: Open, url: str) -> None:
+def refusal(reason: str, text: str) -> dict[str, Any]:
+    return {"reason": reason, "measure": "sharpness", "value": 0.1, "low": 0.3, "high": None, "text": text}
+
+
+@pytest.mark.parametrize("reason", ["blurred", "ambiguous"])
+def test_why_there_is_no_answer_is_said_first(open_page: Open, url: str, reason: str) -> None:
     page = open_page(url)
     classify(page)
-    text = "blurred: sharpness 0.1, expected at least 0.3 (focus again)"
+    text = f"{reason}: sharpness 0.1, expected at least 0.3 (look yourself)"
 
     def refuse(route: Route) -> None:
-        answer = route.fetch().json()
-        refusal = {"reason": "blurred", "measure": "sharpness", "value": 0.1, "low": 0.3, "high": None, "text": text}
-        route.fulfill(json={**answer, "abstained": True, "refusals": [refusal], "plausible": ["blast", "lymphocyte"]})
+        stated = {"abstained": True, "refusals": [refusal(reason, text)], "plausible": ["blast", "lymphocyte"]}
+        route.fulfill(json={**route.fetch().json(), **stated})
 
     page.route(re.compile(r"/v1/history/\d+$"), refuse)
     page.locator(".entry").first.click()
     expect(page.locator(".verdict")).to_have_text("No answer")
     expect(page.locator(".refused li")).to_have_text(text)
-    expect(page.locator("#status")).to_contain_text("No answer. blurred")
-    expect(page.locator("#answer")).to_contain_text("It would have said blast")
-    expect(page.locator("#answer")).to_contain_text("Cannot be excluded: blast, lymphocyte")
-    assert page.locator(".said").count() == 0
+    expect(page.locator("#status")).to_contain_text(f"No answer. {reason}")
+    expect(page.locator(".shares caption")).to_have_text("Not an answer: what it would have said")
+    # A set of labels means something only for pictures that are like those the model knows.
+    assert page.locator("text=Cannot be excluded: ").count() == (reason == "ambiguous")
+    assert page.locator(".said").count() == page.locator(".flags").count() == 0
+
+
+@pytest.mark.parametrize("left_out", ["no answer", "field refused"])
+def test_refused_cells_look_like_no_answer(open_page: Open, url: str, field: Path, left_out: str) -> None:
+    page = open_page(url)
+    page.locator("#model option").first.wait_for(state="attached")
+
+    def refuse(route: Route) -> None:
+        answer = route.fetch().json()
+        reasons = [refusal("blurred", "blurred: sharpness 0.1")] if left_out == "no answer" else []
+        stated = {"abstained": bool(reasons), "refusals": reasons, "left_out": left_out}
+        stated["flags"] = {"blast": {"yes": True, "score": 0.9, "threshold": 0.3}}
+        cells = [{**cell, **stated} for cell in answer["cells"]]
+        route.fulfill(json={**answer, "field": "refused.png", "cells": cells})
+
+    page.locator("input[value=scan]").check(force=True)
+    page.set_input_files("#file", field)
+    settled(page, field)
+    page.route(re.compile(r"/v1/history/\d+$"), refuse)
+    page.locator(".entry").first.click()
+    expect(page.locator(".kicker")).to_have_text("refused.png")
+    expect(page.locator(".verdict")).to_contain_text("No cell counted")
+    expect(page.locator(".cells button").first).to_contain_text("no answer")
+    page.locator(".cells button").first.click()
+    expect(page.locator(".detail h3")).to_contain_text(": no answer")
+    expect(page.locator(".detail caption")).to_have_text("Not an answer: what it would have said")
+    assert "%" not in page.locator(".cells").first.inner_text()
+    assert page.locator(".said, .flag, .flags, .marked").count() == 0
 
 
 def test_a_bad_picture_gets_its_line_and_the_others_go_on(open_page: Open, url: str, tmp_path: Path) -> None:
@@ -285,9 +323,49 @@ def test_what_is_too_large_is_not_even_sent(open_page: Open, url: str, tmp_path:
     page = open_page(url)
     page.locator("#model option").first.wait_for(state="attached")
     large = tmp_path / "large.tif"
-    large.write_bytes(bytes(33 * 2**20))
+    large.write_bytes(bytes(5 * 2**20))
     page.set_input_files("#file", large)
-    expect(page.locator("#problems .alarm")).to_have_text("too large: got 33 MB, expected at most 32 MB")
+    expect(page.locator("#problems .alarm")).to_have_text("large.tif: too large: got 5 MB, expected at most 4 MB")
+
+
+def test_what_failed_leaves_no_older_answer_beside_it(open_page: Open, url: str) -> None:
+    page = open_page(url, allowed=("503", "ERR_FAILED"))
+    classify(page)
+    page.route(re.compile(r"/v1/(classify|history)"), lambda route: route.abort())  # the service is gone
+    page.set_input_files("#file", PRO)
+    expect(page.locator("#problems .alarm")).to_have_text("pro.jpg: the service does not answer (is it running?)")
+    expect(page.locator(".kicker")).to_have_text("pro.jpg")
+    expect(page.locator(".verdict")).to_have_text("Not classified")
+    expect(page.locator("#answer")).not_to_contain_text("blast")
+
+
+def test_a_picture_that_comes_while_another_is_in_work_is_not_lost_silently(open_page: Open, url: str) -> None:
+    page = open_page(url)
+    page.locator("#model option").first.wait_for(state="attached")
+    held: list[Route] = []
+    page.route(re.compile(r"/v1/classify"), lambda route: held.append(route))  # noqa: PLW0108 - Playwright marks it
+    page.set_input_files("#file", BLAST)
+    expect(page.locator("#working")).to_be_visible()
+    page.set_input_files("#file", PRO)
+    expect(page.locator("#problems .alarm")).to_contain_text("pro.jpg: not taken, another picture is in work")
+    held[0].continue_()
+    expect(page.locator(".kicker")).to_have_text("blast.jpg")
+
+
+def test_older_answers_come_once_however_often_it_is_pressed(open_page: Open, url: str) -> None:
+    page = open_page(url)
+    classify(page)
+    entry = page.evaluate("async () => (await fetch('/v1/history?limit=1')).json()")["entries"][0]
+    older = {"entries": [{**entry, "picture": "older.png"}], "next": None, "count": 2, "kept": "on disk"}
+    page.route(
+        re.compile(r"/v1/history\?limit=20$"), lambda r: r.fulfill(json={**older, "entries": [entry], "next": 9})
+    )
+    page.route(re.compile(r"before=9$"), lambda r: r.fulfill(json=older))
+    page.reload()
+    expect(page.locator("#older")).to_be_visible()
+    page.evaluate("() => { const b = document.getElementById('older'); b.click(); b.click(); }")
+    expect(page.locator(".entry .name")).to_have_text([entry["picture"], "older.png"])
+    expect(page.locator("#older")).to_be_hidden()
 
 
 def test_pictures_may_be_dropped_anywhere(open_page: Open, url: str) -> None:
@@ -303,23 +381,27 @@ def test_pictures_may_be_dropped_anywhere(open_page: Open, url: str) -> None:
     expect(page.locator(".kicker")).to_have_text("dropped.jpg")
 
 
-@pytest.mark.parametrize("width", [360, 320])
-def test_a_phone_shows_all_of_it_without_scrolling_sideways(open_page: Open, url: str, field: Path, width: int) -> None:
-    page = open_page(url, width, 740, has_touch=True, is_mobile=True)
+def test_a_phone_shows_all_of_it_without_scrolling_sideways(open_page: Open, url: str, field: Path) -> None:
+    page = open_page(url, 360, 740, has_touch=True, is_mobile=True)
+
+    def fits() -> None:
+        for width in (320, 360):
+            page.set_viewport_size({"width": width, "height": 740})
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            for control in page.locator("button:visible, select:visible, summary:visible, #strength").all():
+                box = control.bounding_box()
+                assert box is not None and box["height"] >= 44 and box["width"] >= 44, control.inner_text()
+
     classify(page)
-    wide = "document.documentElement.scrollWidth"
-    assert page.evaluate(wide) == width
+    fits()
     expect(page.locator("#photo")).to_be_visible()
     assert page.locator("#shot").get_attribute("capture") == "environment"
     page.locator("input[value=scan]").check(force=True)
     page.set_input_files("#file", field)
-    expect(page.locator(".cells button").first).to_be_visible()
+    settled(page, field)
     page.locator(".cells button").first.click()
     page.locator("summary").click()
-    assert page.evaluate(wide) == width
-    for control in page.locator("button:visible, select:visible, summary:visible, #strength").all():
-        box = control.bounding_box()
-        assert box is not None and box["height"] >= 44 and box["width"] >= 44, control.inner_text()
+    fits()
 
 
 def test_all_of_it_works_by_keyboard(open_page: Open, url: str) -> None:
@@ -371,6 +453,7 @@ def test_every_control_and_picture_has_a_name(open_page: Open, url: str, field: 
     classify(page)
     page.locator("summary").click()
     session = page.context.new_cdp_session(page)
+    seen: set[str] = set()
     for _ in range(2):
         tree = session.send("Accessibility.getFullAXTree")["nodes"]
         roles = {
@@ -392,19 +475,19 @@ def test_every_control_and_picture_has_a_name(open_page: Open, url: str, field: 
             if not node.get("ignored") and node.get("role", {}).get("value") in roles
         ]
         assert len(found) > 12 and all(name.strip() for _, name in found), found
-        assert {"button", "slider", "combobox", "radio", "table"} <= {role for role, _ in found}
+        seen |= {role for role, _ in found}
         page.locator("input[value=scan]").check(force=True)
         page.set_input_files("#file", field)
         expect(page.locator(".cells button").first).to_be_visible()
+    assert {"button", "slider", "combobox", "radio", "table"} <= seen
     assert page.locator("h1").count() == 1 and page.locator("html").get_attribute("lang") == "en"
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground(open_page: Open, url: str, scheme: str) -> None:
+def test_text_stands_out_from_its_ground(open_page: Open, url: str) -> None:
     """WCAG 2.2, 1.4.3: 4.5 to 1."""
-    page = open_page(url, color_scheme=scheme)
+    page = open_page(url)
     pairs = [
         (ink, ground)
         for ground in ("ground", "card", "tint", "amber-tint", "red-tint")
@@ -412,14 +495,20 @@ def test_text_stands_out_from_its_ground(open_page: Open, url: str, scheme: str)
         if ink == "ink" or "-" not in ground
     ]
     pairs += [("on-accent", "accent"), ("accent", "card"), ("amber", "card"), ("red", "card"), ("red", "tint")]
-    for ink, ground in pairs:
-        light, dark = sorted((luminance(page, ink), luminance(page, ground)), reverse=True)
-        assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, ground)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        names = sorted({name for pair in pairs for name in pair})
+        texts = page.evaluate(
+            "(names) => names.map((n) => getComputedStyle(document.documentElement).getPropertyValue('--' + n))", names
+        )
+        shown = {name: luminance(text) for name, text in zip(names, texts, strict=True)}
+        for ink, ground in pairs:
+            light, dark = sorted((shown[ink], shown[ground]), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (scheme, ink, ground)
 
 
-def luminance(page: Page, name: str) -> float:
-    """Return the relative luminance of one of the page's colours, as WCAG defines it."""
-    text = page.evaluate("(n) => getComputedStyle(document.documentElement).getPropertyValue('--' + n)", name)
+def luminance(text: str) -> float:
+    """Return the relative luminance of a colour such as "#5b2a9d", as WCAG defines it."""
     shares = np.array(list(bytes.fromhex(text.strip().lstrip("#")))) / 255
     linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
     return float(linear @ (0.2126, 0.7152, 0.0722))
@@ -432,9 +521,13 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(open_page: Open, browser: Brow
     with serving("--token-file", secret, "--no-history", "--model", "blood-cells") as url:
         page = open_page(url, allowed=("401",))
         expect(page.locator("#login")).to_be_visible()
-        page.fill("#token", "wrong")
-        page.keyboard.press("Enter")
-        expect(page.locator("#login-problem")).to_have_text("That token is not accepted.")
+        for wrong in ("wrong", "“quoted as a word processor does it”"):
+            page.fill("#token", wrong)
+            page.keyboard.press("Enter")
+            expect(page.locator("#login-problem")).to_have_text("That token is not accepted.")
+        for _ in range(3):
+            page.keyboard.press("Escape")
+        expect(page.locator("#login")).to_be_visible()
         page.fill("#token", TOKEN)
         page.click("text=Go on")
         classify(page)

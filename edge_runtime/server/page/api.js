@@ -16,16 +16,21 @@ function login(wrong) {
   asking ??= new Promise((resolve) => {
     const dialog = document.getElementById("login");
     const form = document.getElementById("login-form");
-    document.getElementById("login-problem").textContent = wrong ? "That token is not accepted." : "";
-    dialog.addEventListener("cancel", (event) => event.preventDefault());
+    const problem = document.getElementById("login-problem");
+    const refuse = () => (problem.textContent = "That token is not accepted.");
+    problem.textContent = "";
+    if (wrong) refuse();
     form.onsubmit = (event) => {
       event.preventDefault();
-      sessionStorage.setItem(KEY, form.elements.token.value.trim());
+      const token = form.elements.token.value.trim();
+      if (!/^[\x21-\x7e]+$/.test(token)) return refuse(); // no header can hold it
+      sessionStorage.setItem(KEY, token);
       form.reset();
-      dialog.close();
       asking = null;
+      dialog.close();
       resolve();
     };
+    dialog.onclose = () => asking && dialog.showModal(); // Escape: nothing can be had without it
     dialog.showModal();
   });
   return asking;

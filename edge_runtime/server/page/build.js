@@ -51,13 +51,13 @@ export function strengthSlider(change) {
   );
 }
 
-// Probabilities as a table with bars, most probable first.
-export function probabilities(answer, most = Infinity) {
+// Probabilities as a table with bars, most probable first; where there is no answer they must not look like one.
+export function probabilities(answer, answered, most = Infinity) {
   const ranked = Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1]).slice(0, most);
   const rows = ranked.map(([label, share]) => {
     const fill = el("i", {});
     fill.style.width = `${100 * share}%`;
-    const said = label === answer.label && !answer.abstained;
+    const said = answered && label === answer.label;
     return el(
       "tr",
       { class: said ? "said" : null },
@@ -68,8 +68,8 @@ export function probabilities(answer, most = Infinity) {
   });
   return el(
     "table",
-    { class: "shares" },
-    el("caption", {}, most === Infinity ? "Probabilities" : `The ${rows.length} most probable`),
+    { class: answered ? "shares" : "shares moot" },
+    el("caption", {}, !answered ? "Not an answer: what it would have said" : most === Infinity ? "Probabilities" : `The ${rows.length} most probable`),
     el("thead", { class: "unseen" }, el("tr", {}, ...["Label", "", "Probability"].map((text) => el(text ? "th" : "td", text ? { scope: "col" } : {}, text)))),
     el("tbody", {}, ...rows),
   );

@@ -21,15 +21,18 @@ export async function showClassified(body, answer, forget) {
   const title = answer.abstained
     ? el("p", { class: "verdict none" }, "No answer")
     : el("p", { class: "verdict" }, answer.label, " ", el("span", {}, percent(answer.probability)));
-  const flags = Object.entries(answer.flags).map(([name, flag]) =>
+  // Without an answer there is no yes or no either.
+  const flags = Object.entries(answer.abstained ? {} : answer.flags).map(([name, flag]) =>
     el(
       "li",
-      { class: flag.yes && !answer.abstained ? "yes" : "no" },
+      { class: flag.yes ? "yes" : "no" },
       el("b", {}, `${name}: ${flag.yes ? "yes" : "no"}`),
       el("span", { class: "fine" }, ` ${flag.score.toFixed(3)} ${flag.yes ? "≥" : "<"} ${flag.threshold.toFixed(3)}`),
     ),
   );
-  const open = answer.plausible.length > 1 && answer.plausible.length < Object.keys(answer.probabilities).length;
+  // What is unlike all that the model knows may be anything.
+  const known = answer.refusals.every((refusal) => refusal.reason === "ambiguous");
+  const open = known && answer.plausible.length > 1 && answer.plausible.length < Object.keys(answer.probabilities).length;
   const explanation = answer.explanation;
   const share = explanation?.inside_cell;
   const facts = {
@@ -47,7 +50,6 @@ export async function showClassified(body, answer, forget) {
     el("p", { class: "kicker" }, answer.picture),
     title,
     answer.abstained && reasons("Why", answer.refusals),
-    answer.abstained && el("p", { class: "fine" }, `It would have said ${answer.label}, ${percent(answer.probability)}. Do not rely on it.`),
     degraded(answer),
     el(
       "div",
@@ -57,7 +59,7 @@ export async function showClassified(body, answer, forget) {
         "div",
         {},
         flags.length > 0 && el("ul", { class: "flags", "aria-label": "Yes or no" }, ...flags),
-        probabilities(answer),
+        probabilities(answer, !answer.abstained),
         open && el("p", { class: "open" }, el("b", {}, "Cannot be excluded: "), answer.plausible.join(", ")),
         tail(answer, facts, forget, overlay),
       ),

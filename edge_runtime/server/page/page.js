@@ -8,8 +8,8 @@ import * as scanned from "/scanned.js";
 
 const $ = (id) => document.getElementById(id);
 const KINDS = {
-  classify: { show: classified.showClassified, spoken: classified.spoken, verb: "Classify" },
-  scan: { show: scanned.showScanned, spoken: scanned.spoken, verb: "Scan" },
+  classify: { show: classified.showClassified, spoken: classified.spoken, verb: "Classify", undone: "Not classified" },
+  scan: { show: scanned.showScanned, spoken: scanned.spoken, verb: "Scan", undone: "Not scanned" },
 };
 let models = [];
 let most = Infinity; // bytes of one upload
@@ -59,11 +59,12 @@ async function start() {
 
 function complain(text) {
   $("problems").append(el("p", { class: "alarm" }, text));
+  $("problems").scrollIntoView({ block: "nearest" });
 }
 
 // Ask for one thing after the other: [name, (signal) => answer]; a bad one gets its line, the others go on.
 async function work(kind, jobs) {
-  if (running) return;
+  if (running) return complain(`${jobs[0][0]}: not taken, another picture is in work. Wait for it, or cancel it.`);
   running = new AbortController();
   $("problems").replaceChildren();
   $("working").hidden = false;
@@ -78,14 +79,18 @@ async function work(kind, jobs) {
         await show(kind, await job(running.signal));
       } catch (error) {
         if (error.name === "AbortError") return say("Cancelled");
-        complain(jobs.length > 1 && !error.message.startsWith(name) ? `${name}: ${error.message}` : error.message);
+        complain(error.message.startsWith(name) ? error.message : `${name}: ${error.message}`);
+        // An older picture's answer must not stand there as if it were this one's.
+        fill($("answer-body"), el("p", { class: "kicker" }, name), el("p", { class: "verdict none" }, KINDS[kind].undone), el("p", { class: "alarm" }, error.message));
+        current = null;
+        mark();
       }
     }
   } finally {
     running = null;
     $("working").hidden = true;
   }
-  await list(true);
+  await list(true).catch((error) => $("problems").childElementCount || complain(error.message));
   if (innerWidth < 900 && !$("problems").childElementCount) $("answer").scrollIntoView();
 }
 
@@ -134,7 +139,7 @@ async function list(afresh) {
 }
 
 function item(entry) {
-  const said = entry.abstained ? (entry.kind === "scan" ? "Field refused" : "No answer") : entry.kind === "scan" ? `${entry.cells} ${entry.cells === 1 ? "cell" : "cells"} found` : `${entry.label} ${percent(entry.probability)}`;
+  const said = entry.abstained ? (entry.kind === "scan" ? "Field refused" : "No answer") : entry.kind === "scan" ? `${entry.counted ?? "?"} of ${entry.cells} ${entry.cells === 1 ? "cell" : "cells"} counted` : `${entry.label} ${percent(entry.probability)}`;
   const thumbnail = el("img", { alt: "", width: 56, height: 56 });
   blob(`/v1/history/${entry.id}/picture`).then((picture) => {
     thumbnails.push((thumbnail.src = URL.createObjectURL(picture)));
@@ -156,7 +161,7 @@ function item(entry) {
       "button",
       { type: "button", class: "entry", "data-id": entry.id, onclick: open },
       thumbnail,
-      el("span", {}, el("b", { class: entry.abstained ? "none" : null }, said), el("span", { class: "name" }, entry.picture), el("time", { datetime: entry.time }, `${moment(entry.time)}, ${entry.model}`)),
+      el("span", {}, el("b", { class: entry.abstained || entry.counted === 0 ? "none" : null }, said), el("span", { class: "name" }, entry.picture), el("time", { datetime: entry.time }, `${moment(entry.time)}, ${entry.model}`)),
     ),
   );
 }
@@ -220,7 +225,11 @@ for (const id of ["file", "shot"])
 $("cancel").addEventListener("click", () => running?.abort());
 $("model").addEventListener("change", tellModel);
 for (const radio of document.querySelectorAll('input[name="task"]')) radio.addEventListener("change", fitModels);
-$("older").addEventListener("click", () => list(false).catch((error) => complain(error.message)));
+$("older").addEventListener("click", async ({ currentTarget: button }) => {
+  button.disabled = true; // pressed twice it would show them twice
+  await list(false).catch((error) => complain(error.message));
+  button.disabled = false;
+});
 $("forget").addEventListener("click", () => {
   $("sure").returnValue = "no";
   $("sure").showModal();

@@ -10,8 +10,10 @@ const LEFT_OUT = {
   "no answer": "no answer",
 };
 
-const flagged = (cell) => Object.entries(cell.flags).filter(([, flag]) => flag.yes).map(([name]) => name);
-const named = (cell) => (cell.left_out === "no answer" ? "no answer" : cell.label);
+const answered = (cell) => !cell.abstained && cell.left_out !== "field refused";
+const flagged = (cell) => (answered(cell) ? Object.entries(cell.flags).filter(([, flag]) => flag.yes).map(([name]) => name) : []);
+const said = (cell) => (answered(cell) ? percent(cell.probability) : "no answer");
+const named = (cell) => (answered(cell) ? `${cell.label}, ${said(cell)}` : said(cell));
 
 export function spoken(answer) {
   const counted = answer.cells.filter((cell) => !cell.left_out).length;
@@ -113,15 +115,15 @@ export async function showScanned(body, answer, forget) {
       el(
         "div",
         {},
-        el("h3", {}, `Cell ${cell.number}: ${named(cell)}`),
+        el("h3", {}, `Cell ${cell.number}: ${answered(cell) ? cell.label : said(cell)}`),
         cell.left_out ? el("p", { class: "fine" }, `Left out of the count: ${LEFT_OUT[cell.left_out] ?? cell.left_out}.`) : null,
         cell.refusals.length ? reasons("Why no answer", cell.refusals) : null,
         flagged(cell).length ? el("p", { class: "flag" }, `Flagged: ${flagged(cell).join(", ")}`) : null,
-        probabilities(cell, 3),
+        probabilities(cell, answered(cell), 3),
       ),
     );
     detail.scrollIntoView({ block: "nearest" });
-    say(`Cell ${cell.number}: ${named(cell)}, ${percent(cell.probability)}. Marked in the field.`);
+    say(`Cell ${cell.number}: ${named(cell)}. Marked in the field.`);
   };
   const buttons = [];
   const sections = groups(answer.cells).map(([key, cells]) =>
@@ -140,7 +142,7 @@ export async function showScanned(body, answer, forget) {
             "button",
             { type: "button", "aria-pressed": "false", class: marks.length ? "marked" : null, onclick: () => choose(cell) },
             small.shown,
-            el("span", {}, el("span", { class: "unseen" }, `Cell ${cell.number}, ${named(cell)}, `), percent(cell.probability)),
+            el("span", {}, el("span", { class: "unseen" }, `Cell ${cell.number}, ${answered(cell) ? `${cell.label}, ` : ""}`), said(cell)),
             marks.length ? el("span", { class: "unseen" }, `, flagged ${marks.join(", ")}`) : null,
           );
           buttons.push([button, cell]);
@@ -168,7 +170,9 @@ export async function showScanned(body, answer, forget) {
     el("p", { class: "kicker" }, answer.field),
     answer.refusals.length
       ? el("p", { class: "verdict none" }, "Field refused")
-      : el("p", { class: "verdict" }, `${counted} `, el("span", {}, `${counted === 1 ? "cell" : "cells"} counted, ${answer.cells.length} found`)),
+      : counted
+        ? el("p", { class: "verdict" }, `${counted} `, el("span", {}, `${counted === 1 ? "cell" : "cells"} counted, ${answer.cells.length} found`))
+        : el("p", { class: "verdict none" }, "No cell counted ", el("span", {}, `${answer.cells.length || "none"} found`)),
     answer.refusals.length ? reasons("No cell of this field is counted", answer.refusals) : null,
     answer.cells.length > 0 && degraded(answer.cells[0]),
     el(
