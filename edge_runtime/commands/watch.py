@@ -95,7 +95,12 @@ def _watch(options: argparse.Namespace) -> int:
     from ..watch import Host, Pace, Watch
 
     path = os.path.join(options.folder, JOURNAL) if options.journal is None else options.journal
-    asked = _Asked()
+    asked, supervisor = _Asked(), Supervisor()
+
+    def patient() -> bool:
+        supervisor.alive()
+        return not asked.stop()
+
     with ExitStack() as stack:
         asked.listen()
         stack.callback(asked.listen_no_more)
@@ -104,7 +109,7 @@ def _watch(options: argparse.Namespace) -> int:
         journal = Journal(path, options.folder)
         stack.callback(journal.close)
         outlet: Outlet = (
-            Stream(sys.stdout.fileno(), journal.told)
+            Stream(sys.stdout.fileno(), journal.told, patient)
             if options.output is None
             else ResultsFile(options.output, journal)
         )
@@ -117,8 +122,6 @@ def _watch(options: argparse.Namespace) -> int:
             journal.renew_deliveries()
             delivery.start()
             stack.callback(delivery.stop)
-        supervisor = Supervisor()
-
         status = _Status(silent=options.output is None and sys.stdout.isatty())
 
         def alive() -> None:

@@ -460,3 +460,57 @@ def test_a_folder_that_goes_away_is_waited_for(world: World) -> None:
     world.inbox.with_name("away").rename(world.inbox)
     world.put("a.png", 1)
     assert world.once() == Counts(answered=1)
+
+
+def test_an_error_of_ours_over_a_picture_does_not_end_every_process_to_come(world: World) -> None:
+    world.put("strange.png", 1)
+    world.put("good.png", 2)
+
+    def answer(content: bytes, name: str) -> dict[str, Any]:
+        if "strange" in name:
+            raise AssertionError("not one of the closed list")
+        return {"width": 1}
+
+    for _ in range(DEATHS):
+        with pytest.raises(AssertionError):
+            world.once(answer=answer)
+    assert world.once(answer=answer).bad == 1
+    assert sorted(world.names) == ["good.png", "strange.png"]
+
+
+def test_a_full_disk_does_not_absolve_a_picture_that_kills(world: World) -> None:
+    claim = Claim(world.journal)
+    for _ in range(DEATHS):
+        claim.hold("deadly.png")
+        os.close(claim._descriptor)
+        claim = Claim(world.journal)
+    claim.close()
+    world.put("deadly.png", 1)
+
+    def fill(_watch: Watch, journal: Journal) -> None:
+        def full(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        journal.record = full  # type: ignore[assignment, method-assign]
+
+    with pytest.raises(KeyboardInterrupt):
+        world.once(fill)
+    assert world.once() == Counts(answered=1, bad=1) and world.asked == []
+
+
+def test_without_a_settling_time_a_bad_file_keeps_nobody_waiting(world: World) -> None:
+    world.put("bad.png", b"bad")
+    looks = 0
+
+    def look(watch: Watch, _journal: Journal) -> None:
+        honest = watch._look
+
+        def counted(wait: Any) -> None:
+            nonlocal looks
+            looks += 1
+            honest(wait)
+
+        watch._look = counted  # type: ignore[method-assign]
+
+    assert world.once(look, replace(PACE, settle_s=0.0)) == Counts(answered=1, bad=1)
+    assert looks < 20  # not as often as the processor can

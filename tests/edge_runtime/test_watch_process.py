@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ def start(valid_bundle: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]
 
     def call(*arguments: object, **options: object) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "edge_runtime", "watch", "--model", str(valid_bundle), "--settle", "0.1"]
+        if redirect := options.pop("redirect", ""):
+            command = ["sh", "-c", f'exec "$@" {redirect}', "sh", *command]
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT, **options}
         running.append(subprocess.Popen([*command, *map(str, arguments)], **options))  # type: ignore[call-overload]
         return running[-1]
@@ -155,6 +158,33 @@ def test_a_killed_process_prints_the_rest_later(inbox: Path, start: Callable[...
     _, lines, _ = finished(start("--once", inbox))
     again = [line["id"] for line in lines]
     assert len({*seen, *again}) == 5
+
+
+def test_a_reader_that_hangs_does_not_hold_up_the_end(inbox: Path, start: Callable[..., object]) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while os.write(writer, b"x" * 4096):  # full, and nobody reads
+            pass
+    os.set_blocking(writer, True)
+    process = start(inbox, stdout=writer)
+    assert process.stderr.readline().startswith(b"note: watching")
+    until(lambda: sqlite3.connect(inbox / ".leukoscope.db").execute("SELECT max(sequence) FROM results").fetchone()[0])
+    process.terminate()
+    assert finished_err(process) == 0
+    os.close(writer)
+    os.close(reader)
+
+
+@pytest.mark.parametrize("closed", ["<&- >&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_get_no_file_of_ours(
+    inbox: Path, tmp_path: Path, start: Callable[..., Any], closed: str
+) -> None:
+    process = start("--once", "--output", tmp_path / "results.jsonl", inbox, redirect=closed)
+    out, err = process.communicate(timeout=BOUND_S)
+    assert process.returncode == 0 and out == b"" and (b"answered" in err or "2>" in closed)
+    assert json.loads((inbox / ".leukoscope.db.lock").read_text())["held"] is None
+    assert len([json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]) == 5
 
 
 def test_systemd_is_told(inbox: Path, tmp_path: Path, start: Callable[..., object]) -> None:
