@@ -262,13 +262,15 @@ class Watch:
 
         It is the same file when its content was answered and nobody else stands for that result now: this very name
         does (it was only touched), no name does any more, or the name that did is gone or another file by now (a
-        rename). Where the other name is still there unchanged, this is a copy, and a file of its own.
+        rename). Where the other name is still there unchanged, this is a copy, and a file of its own. All empty files
+        have one content: there only name and inode say that it is the same.
         """
         for carrier in self._journal.carriers(content.sha256, name, stamp.inode):
             there = carrier.name is not None and stamp_at(self._folder, carrier.name) == carrier.stamp
             # Names that differ in case only are one file where the file system does not tell them apart.
             alias = carrier.name is not None and carrier.name.casefold() == name.casefold() and carrier.stamp == stamp
-            if carrier.name == name or alias or not there:
+            told_apart = stamp.size_bytes > 0 or (carrier.stamp is not None and carrier.stamp.inode == stamp.inode)
+            if carrier.name == name or alias or (not there and told_apart):
                 return carrier
         return None
 

@@ -358,3 +358,27 @@ def test_a_reader_that_hangs_is_waited_for_only_while_there_is_patience(journal:
 def _all_of(descriptor: int) -> bytes:
     with os.fdopen(descriptor, "rb") as stream:
         return stream.read()
+
+
+def test_nothing_is_written_to_a_journal_that_nobody_would_find(tmp_path: Path) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    journal = Journal(str(stick / ".j.db"), str(stick))
+    fill(journal, 1)
+    stick.rename(tmp_path / "away")  # pulled ...
+    with pytest.raises(OutputError, match="cannot be written"):
+        fill(journal, 1, start=1)
+    assert not journal.pending
+    (tmp_path / "away").rename(stick)  # ... and back
+    journal.try_room()
+    fill(journal, 1, start=1)
+    assert len(journal.lines(0, 10)) == 2
+    stick.rename(tmp_path / "away")
+    stick.mkdir()
+    for replaced in (False, True):
+        if replaced:
+            Journal(str(stick / ".j.db"), str(stick)).close()
+        with pytest.raises(JournalError, match="removed or replaced while it was in use"):
+            fill(journal, 1, start=2)
+        assert not journal.pending and len(journal.lines(0, 10)) == 2
+    journal.close()

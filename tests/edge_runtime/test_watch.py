@@ -514,3 +514,15 @@ def test_without_a_settling_time_a_bad_file_keeps_nobody_waiting(world: World) -
 
     assert world.once(look, replace(PACE, settle_s=0.0)) == Counts(answered=1, bad=1)
     assert looks < 20  # not as often as the processor can
+
+
+def test_each_empty_file_has_a_line_and_a_renamed_one_no_second(world: World) -> None:
+    world.put("a.png", b"")
+    assert world.once() == Counts(answered=1, bad=1)
+    (world.inbox / "a.png").rename(world.inbox / "b.png")
+    assert world.once() == Counts(again=1)
+    kept = (world.inbox / "b.png").rename(world.inbox.with_name("kept"))  # so that its inode is not given away again
+    assert world.once() == Counts()
+    world.put("c.png", b"")
+    assert world.once() == Counts(answered=1, bad=1) and world.names == ["a.png", "c.png"]
+    kept.unlink()
