@@ -21,6 +21,12 @@ STAMP = Stamp(7, 100, 12345)
 
 
 @pytest.fixture
+def tmp_path(memory_path: Path) -> Path:
+    """What lies there is forced to the medium often."""
+    return memory_path
+
+
+@pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "journal.db")
 
