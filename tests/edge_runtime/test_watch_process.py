@@ -84,9 +84,9 @@ def finished(process: subprocess.Popen[bytes]) -> tuple[int, list[dict[str, obje
 
 
 def test_killed_at_random_each_file_has_one_result(tmp_path: Path, valid_bundle: Path) -> None:
-    found = killed(tmp_path, files=80, kills=4, seed=3, model=str(valid_bundle))
-    assert found["kills"] == 4 and found["answered_before_the_last_process"] > 0
-    assert found["results"] == found["files"] == 80 and found["lost"] == found["twice"] == found["errors"] == 0
+    found = killed(tmp_path, files=60, kills=3, seed=3, model=str(valid_bundle))
+    assert found["kills"] == 3 and found["answered_before_the_last_process"] > 0
+    assert found["results"] == found["files"] == 60 and found["lost"] == found["twice"] == found["errors"] == 0
     assert found["sequences_without_gaps"] and found["names_there"] and found["never_delivered"] == 0
 
 
@@ -112,18 +112,16 @@ def test_scan_tells_the_cells_of_each_field(tmp_path: Path, start: Callable[...,
     assert status == 2 and lines == [] and len(err) == 1 and "single cells" in err[0]
 
 
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_it_leaves_cleanly_when_asked(
-    inbox: Path, tmp_path: Path, start: Callable[..., object], number: signal.Signals, expected: int
-) -> None:
+def test_it_leaves_cleanly_when_asked(inbox: Path, tmp_path: Path, start: Callable[..., Any]) -> None:
+    """By Ctrl-C; other tests here use SIGTERM and ask for exit status 0."""
     output = tmp_path / "results.jsonl"
     process = start(inbox, "--output", output)
     until(lambda: output.exists() and output.read_bytes().count(b"\n") == 5)
     (inbox / "later.png").write_bytes(encoded(Image.fromarray(smear(48, 9))))
     until(lambda: output.read_bytes().count(b"\n") == 6)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     status, _, err = finished(process)
-    assert status == expected and err[0].startswith("note: watching ") and err[0].endswith("not a diagnosis.")
+    assert status == 130 and err[0].startswith("note: watching ") and err[0].endswith("not a diagnosis.")
     assert err[1:] == ["note: 6 answered, 0 of them bad; 0 known already"]
     assert sqlite3.connect(inbox / ".leukoscope.db").execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
@@ -182,13 +180,13 @@ def test_a_reader_that_hangs_does_not_hold_up_the_end(inbox: Path, start: Callab
     os.close(reader)
 
 
-@pytest.mark.parametrize("closed", ["<&- >&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
 def test_closed_standard_streams_get_no_file_of_ours(
     inbox: Path, tmp_path: Path, start: Callable[..., Any], closed: str
 ) -> None:
     process = start("--once", "--output", tmp_path / "results.jsonl", inbox, redirect=closed)
     out, err = process.communicate(timeout=BOUND_S)
-    assert process.returncode == 0 and out == b"" and (b"answered" in err or "2>" in closed)
+    assert process.returncode == 0 and out == err == b""
     assert json.loads((inbox / ".leukoscope.db.lock").read_text())["held"] is None
     assert len([json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]) == 5
 
