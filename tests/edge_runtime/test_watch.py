@@ -72,7 +72,7 @@ class World:
 
     def put(self, name: str, content: bytes | int) -> Path:
         path = self.inbox / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture(content) if isinstance(content, int) else content)
         return path
 
@@ -255,6 +255,25 @@ def test_a_file_that_becomes_a_link_is_not_followed(world: World, tmp_path: Path
     path.unlink()
     path.symlink_to(tmp_path / "secret.png")
     assert stamp is not None and watching.read(str(world.inbox), "a.png", stamp, 10**6) is None
+
+
+def test_a_folder_that_becomes_a_link_is_not_gone_through(world: World, tmp_path: Path) -> None:
+    world.put("sub/deep/a.png", b"half a picture")
+    (tmp_path / "outside" / "deep").mkdir(parents=True)
+    (tmp_path / "outside" / "deep" / "a.png").write_bytes(picture(5))
+
+    def swap(watch: Watch, _journal: Journal) -> None:
+        honest = watch._settling.put
+
+        def put(*arguments: Any, **more: Any) -> None:
+            honest(*arguments, **more)
+            if not (world.inbox / "sub").is_symlink():
+                (world.inbox / "sub").rename(tmp_path / "before")
+                (world.inbox / "sub").symlink_to(tmp_path / "outside")
+
+        watch._settling.put = put  # type: ignore[method-assign]
+
+    assert world.once(swap) == Counts() and world.asked == []
 
 
 def test_a_file_that_is_written_to_while_it_is_read_is_not_taken(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
