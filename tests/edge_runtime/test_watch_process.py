@@ -323,6 +323,27 @@ def test_a_command_that_hangs_is_ended_with_its_children(deliveries: Deliveries,
     until(lambda: not os.path.exists(f"/proc/{child}") or " Z " in Path(f"/proc/{child}/stat").read_text())
 
 
+def test_a_second_ctrl_c_ends_the_command_too(
+    deliveries: Deliveries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliveries.fill(1)
+    delivery = deliveries.deliver(f"echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/child; exec sleep 60")
+    until((tmp_path / "child").exists)
+    honest, presses = delivery._thread.join, [KeyboardInterrupt()]
+
+    def join(timeout: float | None = None) -> None:
+        if presses:
+            raise presses.pop()
+        honest(timeout)
+
+    monkeypatch.setattr(delivery._thread, "join", join)
+    began_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        delivery.stop()
+    until(lambda: not os.path.exists(f"/proc/{(tmp_path / 'child').read_text().strip()}"))
+    assert time.monotonic() - began_s < delivery_module._GRACE_S - 0.5
+
+
 def test_what_was_not_taken_waits_for_the_next_process(deliveries: Deliveries) -> None:
     deliveries.fill(2)
     delivery = deliveries.deliver("exit 1")
