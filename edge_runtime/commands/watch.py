@@ -83,6 +83,11 @@ def _watch(options: argparse.Namespace) -> int:
     for name, seconds in (("--settle", options.settle), ("--patience", options.patience)):
         if not 0 <= seconds <= 86400:
             raise UsageError(name, got=seconds, expected="0 to 86400 seconds")
+    from ..preprocess import PICTURE_SUFFIXES
+
+    for name, file in (("--output", options.output), ("--journal", options.journal)):
+        if file is not None and os.path.splitext(file)[1].lower() in PICTURE_SUFFIXES:  # it would be answered itself
+            raise UsageError(name, got=file, expected="a name that is no picture's, such as results.jsonl")
     if not os.path.isdir(options.folder):
         raise UsageError(f"{options.folder}: no such folder")
     command = None if options.on_result is None else _command(options.on_result)

@@ -234,6 +234,8 @@ def test_a_tiny_disk_that_runs_full(inbox: Path, tmp_path: Path, start: Callable
         (["nowhere"], "no such folder"),
         ([".", "--settle", "-1"], "--settle: got -1.0, expected 0 to 86400 seconds"),
         ([".", "--patience", "nan"], "--patience"),
+        ([".", "--output", "lines.PNG"], "--output: got lines.PNG, expected a name that is no picture's"),
+        ([".", "--journal", "journal.jpg"], "--journal: got journal.jpg"),
         ([".", "--on-result", "no-such-program-anywhere x"], "expected a program that is there"),
         ([".", "--on-result", "'"], "--on-result"),
         ([".", "--on-result", ""], "--on-result"),
