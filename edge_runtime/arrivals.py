@@ -93,7 +93,15 @@ def walk(folder: str, on_error: Callable[[OSError], None]) -> Iterator[tuple[str
 
 
 def stamp_at(folder: str, name: str) -> Stamp | None:
-    """Return the stamp of a file as it is now; None where no regular file has that name, or none that can be seen."""
+    """Return the stamp of a file as it is now; None where no regular file has that name, or none that can be seen.
+
+    A folder below `folder` that has become a symbolic link since it was listed is not gone through.
+    """
+    within = os.path.dirname(name)
+    while within:
+        if os.path.islink(os.path.join(folder, within)):
+            return None
+        within = os.path.dirname(within)
     return _stamp(os.path.join(folder, name))
 
 

@@ -71,7 +71,7 @@ class Claim:
         self._note(name)
 
     def release(self, name: str | None = None) -> None:
-        """Note that none is being answered; `name` was, and is no suspect any more."""
+        """Note that none is being answered; `name`, where given, was, and is no suspect any more."""
         if name is not None:
             self._deaths.pop(name, None)
         self._note(None)
@@ -85,6 +85,5 @@ class Claim:
             return
 
     def close(self) -> None:
-        """Give it back."""
-        self._note(None)
+        """Give it back; a picture that is still held stays noted: the process dies of it."""
         os.close(self._descriptor)

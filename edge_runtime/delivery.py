@@ -78,7 +78,12 @@ class Delivery:
         self._stopped_at = time.monotonic()
         self._stopping.set()
         self._awake.set()
-        self._thread.join()
+        try:
+            self._thread.join()
+        except KeyboardInterrupt:  # a second Ctrl-C: at once, and nothing that was started stays behind
+            self._stopped_at = float("-inf")
+            self._thread.join(2 * _LOOK_S + 1.0)
+            raise
 
     def _work(self) -> None:
         try:

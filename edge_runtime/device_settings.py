@@ -89,7 +89,10 @@ def recall(bundle_id: str, path: Path | None) -> Choice | None:
         raise SettingsError(f"{path}: measured on another machine or with other engines, so ignored", todo=TODO)
     if bundle_id not in stated["choices"]:
         return None
-    return _choice(stated["choices"][bundle_id], path)
+    choice = _choice(stated["choices"][bundle_id], path)
+    if choice.engine not in stated["machine"]["engines"]:  # as nobody but an editor writes it
+        raise SettingsError(f"{path}: damaged, so ignored", got=f"{choice.engine}, which is not installed", todo=TODO)
+    return choice
 
 
 def remember(choices: Mapping[str, Choice], path: Path) -> None:

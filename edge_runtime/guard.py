@@ -37,6 +37,7 @@ def guarded(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = N
     Returns:
         0; 1 for a failure; 2 for wrong usage; 130 when interrupted.
     """
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # the name of a file need not exist in this encoding
@@ -61,6 +62,18 @@ def guarded(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = N
         where = f"{error.filename}: " if error.filename else ""
         complain(f"{where}{error.strerror or error}")
         return LeukoscopeError.exit_status
+
+
+def _open_standard_streams() -> None:
+    """Let closed standard streams (``2>&-``) lead nowhere: else a file opened later gets number and text."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            mode = "w" if descriptor else "r"
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
 
 
 def complain(message: str, kind: str = "error") -> None:

@@ -122,7 +122,8 @@ class Journal:
         self._database = connect(path)
         try:
             self._prepare(os.path.relpath(os.path.realpath(folder), os.path.dirname(os.path.realpath(path))))
-        except sqlite3.Error as error:
+            self._file = os.stat(path)
+        except (sqlite3.Error, OSError) as error:
             self._database.close()
             raise JournalError(f"{path}: cannot be used", got=error) from None
         except LeukoscopeError:
@@ -166,10 +167,22 @@ class Journal:
 
         Raises:
             OutputError: it cannot be written; all since the last commit is undone.
+            JournalError: its name is another file's by now, or nobody's; all since the last commit is undone.
         """
         if self._database.in_transaction:
             with self._undone():
+                self._require_name()
                 self._database.execute("COMMIT")
+
+    def _require_name(self) -> None:
+        """Refuse to write what no later process will find: a removed file, or one below another disk's."""
+        try:
+            if os.path.samestat(os.stat(self.path), self._file):
+                return
+        except OSError as error:
+            if not os.path.isdir(os.path.dirname(os.path.abspath(self.path))):  # a disk that is pulled may come back
+                raise OutputError(f"{self.path}: cannot be written", got=error.strerror) from None
+        raise JournalError(f"{self.path}: removed or replaced while it was in use", todo="start again")
 
     def stamp_of(self, name: str) -> Stamp | None:
         """Return the stamp that a file had when it was done; None where it is not."""
@@ -309,10 +322,12 @@ class Journal:
         """Turn SQLite's errors into ours, with the transaction undone."""
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, LeukoscopeError) as error:
             if self._database.in_transaction:
                 with suppress(sqlite3.Error):
                     self._database.execute("ROLLBACK")
+            if isinstance(error, LeukoscopeError):
+                raise
             if isinstance(error, sqlite3.OperationalError):  # full, locked by somebody's shell, a failing disk
                 raise OutputError(f"{self.path}: cannot be written", got=error) from None
             raise JournalError(f"{self.path}: damaged", got=error) from None

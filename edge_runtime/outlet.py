@@ -10,10 +10,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+import select
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
-from .errors import OutputError
+from .errors import LeukoscopeError, OutputError
 from .journal import Journal
 
 _TAILS_BYTES = (65_536, 1_048_576, 67_108_864)
@@ -27,7 +29,7 @@ class Outlet(Protocol):
     """Sequence of the last line that is there."""
 
     def tell(self, lines: Sequence[tuple[int, str]]) -> None:
-        """Write (sequence, line) pairs that follow `told`; it rises with them.
+        """Write (sequence, line) pairs that follow `told`; it rises with them, to the last one unless it was stopped.
 
         Raises:
             OutputError: not all could be written; those after `told` may be given again.
@@ -37,12 +39,23 @@ class Outlet(Protocol):
         """Let go."""
 
 
+_LOOK_MS = 200
+
+
 class Stream:
     """A descriptor, such as standard output's: each line at least once."""
 
-    def __init__(self, descriptor: int, told: int) -> None:
-        """Write to `descriptor` what follows the sequence `told`."""
-        self._descriptor, self.told = descriptor, told
+    def __init__(self, descriptor: int, told: int, patient: Callable[[], bool] = lambda: True) -> None:
+        """Write to `descriptor` what follows the sequence `told`.
+
+        Args:
+            descriptor: open for writing.
+            told: sequence of the last line that is there.
+            patient: asked while the reader of a pipe is slow: whether to go on waiting for it.
+        """
+        self._descriptor, self.told, self._patient = descriptor, told, patient
+        self._ready = select.poll()
+        self._ready.register(descriptor, select.POLLOUT)
         self._begun_bytes = 0  # of the line after `told`: on a disk that is full, half of it may stand there already
 
     def tell(self, lines: Sequence[tuple[int, str]]) -> None:
@@ -51,7 +64,12 @@ class Stream:
             encoded = line.encode() + b"\n"
             try:
                 while self._begun_bytes < len(encoded):
-                    self._begun_bytes += os.write(self._descriptor, encoded[self._begun_bytes :])
+                    while not self._ready.poll(_LOOK_MS):
+                        if not self._patient():
+                            return
+                    # A pipe that is ready has room for so many bytes: nobody waits in here for a reader that hangs.
+                    piece = encoded[self._begun_bytes : self._begun_bytes + select.PIPE_BUF]
+                    self._begun_bytes += os.write(self._descriptor, piece)
             except BrokenPipeError:
                 raise
             except OSError as error:
@@ -72,27 +90,29 @@ class ResultsFile:
             OutputError: it cannot be written, another process writes it, or it is not this journal's.
         """
         self._path, self._journal = path, journal
-        self._open()
+        self._descriptor, self.told, self._size_bytes = self._open()
 
-    def _open(self) -> None:
+    def _open(self) -> tuple[int, int, int]:
+        """Open the file and let it agree: descriptor, sequence of its last line, and its size, bytes."""
         try:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise OutputError(f"{self._path}: cannot be written", got=error.strerror) from None
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.told, self._size_bytes = self._agreed()
-            os.ftruncate(self._descriptor, self._size_bytes)
-            os.fsync(self._descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            told, size_bytes = self._agreed(descriptor)
+            os.ftruncate(descriptor, size_bytes)
+            os.fsync(descriptor)
             self._keep_name()
+            return descriptor, told, size_bytes
         except BlockingIOError:
-            os.close(self._descriptor)
+            os.close(descriptor)
             raise OutputError(f"{self._path}: another process writes it", todo="another --output") from None
         except OSError as error:
-            os.close(self._descriptor)
+            os.close(descriptor)
             raise OutputError(f"{self._path}: cannot be written", got=error.strerror) from None
-        except OutputError:
-            os.close(self._descriptor)
+        except LeukoscopeError:
+            os.close(descriptor)
             raise
 
     def _keep_name(self) -> None:
@@ -103,12 +123,12 @@ class ResultsFile:
         finally:
             os.close(folder)
 
-    def _agreed(self) -> tuple[int, int]:
+    def _agreed(self, descriptor: int) -> tuple[int, int]:
         """Return the sequence of the last line that the journal has, too, and where it ends, bytes."""
-        size_bytes = os.fstat(self._descriptor).st_size
+        size_bytes = os.fstat(descriptor).st_size
         for tail_bytes in _TAILS_BYTES:
             start = max(0, size_bytes - tail_bytes)
-            tail = os.pread(self._descriptor, size_bytes - start, start)
+            tail = os.pread(descriptor, size_bytes - start, start)
             end = tail.rfind(b"\n")
             while end >= 0:
                 begin = tail.rfind(b"\n", 0, end) + 1
@@ -135,9 +155,12 @@ class ResultsFile:
     def tell(self, lines: Sequence[tuple[int, str]]) -> None:
         """Append lines and wait until they are on the medium, as `Outlet.tell`."""
         if self._moved():
-            os.close(self._descriptor)
-            self._open()
+            before = self._descriptor  # kept until there is another: where there is none yet, it is asked for again
+            self._descriptor, self.told, self._size_bytes = self._open()
+            os.close(before)
             lines = self._journal.lines(self.told, len(lines))
+            if not lines:
+                return
         encoded = b"".join(line.encode() + b"\n" for _, line in lines)
         try:
             done = 0
@@ -145,7 +168,8 @@ class ResultsFile:
                 done += os.pwrite(self._descriptor, encoded[done:], self._size_bytes + done)
             os.fsync(self._descriptor)
         except OSError as error:
-            os.ftruncate(self._descriptor, self._size_bytes)
+            with suppress(OSError):  # on a medium that is gone; what is torn is written over, or cut at the next start
+                os.ftruncate(self._descriptor, self._size_bytes)
             raise OutputError(f"{self._path}: cannot be written", got=error.strerror) from None
         self._size_bytes += len(encoded)
         self.told = lines[-1][0]

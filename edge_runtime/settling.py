@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from .arrivals import Stamp
 
+LEAST_S = 0.05
+"""A file is never looked at sooner again: without a pause, one that does not decode would keep the program busy."""
+
 
 @dataclass(frozen=True)
 class Wait:
@@ -40,8 +43,8 @@ class Settling:
     """Files in the order in which they become due: each goes to the end when it is put."""
 
     def __init__(self, settle_s: float) -> None:
-        """Begin empty; each file becomes due `settle_s` after it was put."""
-        self._settle_s = settle_s
+        """Begin empty; each file becomes due `settle_s` after it was put, `LEAST_S` at least."""
+        self._settle_s = max(settle_s, LEAST_S)
         self._waits: dict[str, Wait] = {}
 
     def __len__(self) -> int:

@@ -96,7 +96,7 @@ class Watch:
         self._settling = Settling(pace.settle_s)
         self._told = journal.told
         self._group, self._group_since_s = 0, 0.0
-        self._redo = False
+        self._redo = self._blocked = False
         self._said: dict[str, None] = {}
 
     def run(self, once: bool = False) -> None:
@@ -218,8 +218,11 @@ class Watch:
         except OSError as error:
             self._remark(f"{self._shown(name)}: cannot be read: {error.strerror}; looked at again later")
             self.counts.unreadable += 1
-        finally:
-            self._claim.release(name)
+        except (LeukoscopeError, KeyboardInterrupt):  # not the picture's fault
+            self._claim.release()
+            raise
+        # Anything else is an error of ours that ends the program: the picture stays held, one of its `DEATHS`.
+        self._claim.release(name)
 
     def _take(self, wait: Wait, final: bool, deadly: bool) -> None:
         """Read a file that stood still, and note what it is: known already, answered, or not ready after all.
@@ -259,13 +262,15 @@ class Watch:
 
         It is the same file when its content was answered and nobody else stands for that result now: this very name
         does (it was only touched), no name does any more, or the name that did is gone or another file by now (a
-        rename). Where the other name is still there unchanged, this is a copy, and a file of its own.
+        rename). Where the other name is still there unchanged, this is a copy, and a file of its own. All empty files
+        have one content: there only name and inode say that it is the same.
         """
         for carrier in self._journal.carriers(content.sha256, name, stamp.inode):
             there = carrier.name is not None and stamp_at(self._folder, carrier.name) == carrier.stamp
             # Names that differ in case only are one file where the file system does not tell them apart.
             alias = carrier.name is not None and carrier.name.casefold() == name.casefold() and carrier.stamp == stamp
-            if carrier.name == name or alias or not there:
+            told_apart = stamp.size_bytes > 0 or (carrier.stamp is not None and carrier.stamp.inode == stamp.inode)
+            if carrier.name == name or alias or (not there and told_apart):
                 return carrier
         return None
 
@@ -319,7 +324,9 @@ class Watch:
         """Take no more files until journal and outlet can be written again; nothing is lost, the folder keeps it."""
         self._redo, self._group = True, 0
         self.counts = replace(self._sure)
-        self._host.say(f"{error}; no more files are taken until it can")
+        if not self._blocked:  # else it was stopped while it waited, and tries a last time
+            self._host.say(f"{error}; no more files are taken until it can")
+        self._blocked = True
         while not self._host.stopped():
             until_s = time.monotonic() + _PAUSE_S
             while time.monotonic() < until_s and not self._host.stopped():
@@ -331,6 +338,7 @@ class Watch:
             except OutputError:
                 continue
             self._host.say("there is room again")
+            self._blocked = False
             return
 
     def _shown(self, name: str) -> str:

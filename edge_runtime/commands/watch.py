@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from ..classifier import Classifier
-    from ..delivery import Delivery
     from .opening import Commands
 
 JOURNAL = ".leukoscope.db"
@@ -36,7 +35,7 @@ examples:
   python -m edge_runtime watch --model blood-cells --output results.jsonl cells/
   python -m edge_runtime watch --once --journal /var/lib/leukoscope/inbox.db inbox/
   python -m edge_runtime watch --scan --output fields.jsonl fields/
-  python -m edge_runtime watch --on-result "curl --fail -sS --json @- http://lis.local/results" smears/
+  python -m edge_runtime watch --on-result "curl -fsS --data-binary @- http://lis.local/results" smears/
 """
 
 
@@ -84,6 +83,11 @@ def _watch(options: argparse.Namespace) -> int:
     for name, seconds in (("--settle", options.settle), ("--patience", options.patience)):
         if not 0 <= seconds <= 86400:
             raise UsageError(name, got=seconds, expected="0 to 86400 seconds")
+    from ..preprocess import PICTURE_SUFFIXES
+
+    for name, file in (("--output", options.output), ("--journal", options.journal)):
+        if file is not None and os.path.splitext(file)[1].lower() in PICTURE_SUFFIXES:  # it would be answered itself
+            raise UsageError(name, got=file, expected="a name that is no picture's, such as results.jsonl")
     if not os.path.isdir(options.folder):
         raise UsageError(f"{options.folder}: no such folder")
     command = None if options.on_result is None else _command(options.on_result)
@@ -95,7 +99,18 @@ def _watch(options: argparse.Namespace) -> int:
     from ..watch import Host, Pace, Watch
 
     path = os.path.join(options.folder, JOURNAL) if options.journal is None else options.journal
-    asked = _Asked()
+    asked, supervisor = _Asked(), Supervisor()
+
+    status = _Status(silent=options.output is None and sys.stdout.isatty())
+
+    def say(text: str) -> None:
+        status.clear()
+        complain(text, "warning")
+
+    def patient() -> bool:
+        supervisor.alive()
+        return not asked.stop()
+
     with ExitStack() as stack:
         asked.listen()
         stack.callback(asked.listen_no_more)
@@ -104,7 +119,7 @@ def _watch(options: argparse.Namespace) -> int:
         journal = Journal(path, options.folder)
         stack.callback(journal.close)
         outlet: Outlet = (
-            Stream(sys.stdout.fileno(), journal.told)
+            Stream(sys.stdout.fileno(), journal.told, patient)
             if options.output is None
             else ResultsFile(options.output, journal)
         )
@@ -113,21 +128,16 @@ def _watch(options: argparse.Namespace) -> int:
         answer = _answers(open_classifier(model, options), options.scan)
         delivery = None
         if command is not None:
-            delivery = _delivery(path, command)
+            from ..delivery import Delivery
+
+            delivery = Delivery(path, command, say)
             journal.renew_deliveries()
             delivery.start()
             stack.callback(delivery.stop)
-        supervisor = Supervisor()
-
-        status = _Status(silent=options.output is None and sys.stdout.isatty())
 
         def alive() -> None:
             supervisor.alive()
             status.show(watch.counts.answered, watch.settling)
-
-        def say(text: str) -> None:
-            status.clear()
-            complain(text, "warning")
 
         host = Host(answer, asked.stop, alive, say, None if delivery is None else delivery.wake)
         watch = Watch(options.folder, journal, claim, outlet, host, Pace(options.settle, options.patience))
@@ -180,12 +190,6 @@ def _command(text: str) -> list[str]:
     if not command or shutil.which(command[0]) is None:
         raise UsageError("--on-result", got=repr(text), expected="a program that is there, and its arguments")
     return command
-
-
-def _delivery(path: str, command: list[str]) -> Delivery:
-    from ..delivery import Delivery
-
-    return Delivery(path, command, lambda text: complain(text, "warning"))
 
 
 class _Status:

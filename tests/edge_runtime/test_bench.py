@@ -12,10 +12,11 @@ import pytest
 from bundle_maker import tiny_bundle
 
 from edge_runtime import cli, machine
+from edge_runtime import device_settings as settings_module
 from edge_runtime.bench import SETTLE, TURN, WARM_UP, Row, bench, best_of, interleaved, thread_counts
 from edge_runtime.bundle import open_bundle
 from edge_runtime.classifier import Classifier
-from edge_runtime.device_settings import ENGINE_MODULES, Choice, forget, recall, remember, settings_path
+from edge_runtime.device_settings import ENGINE_MODULES, Choice, SettingsError, forget, recall, remember, settings_path
 from edge_runtime.engines import ENGINES, Engine
 
 
@@ -192,6 +193,17 @@ def test_a_wrong_file_is_a_warning_and_nothing_more(
     assert len(err) == 1 and err[0].startswith(f"warning: {device_settings}") and words in err[0]
     remember({bundle_id: Choice("litert", 2, 1.0)}, device_settings)  # measuring again puts it right
     assert recall(bundle_id, device_settings) == Choice("litert", 2, 1.0)
+
+
+def test_an_engine_that_is_not_installed_is_never_the_choice(
+    device_settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = {"cpu": "a board", "cpus": 4, "engines": {"litert": "2.3.0"}}
+    monkeypatch.setattr(settings_module, "machine", lambda: here)
+    remember({"a@1": Choice("litert", 1, 1.0), "b@2": Choice("tflite-runtime", 1, 1.0)}, device_settings)
+    assert recall("a@1", device_settings) == Choice("litert", 1, 1.0)
+    with pytest.raises(SettingsError, match="got tflite-runtime, which is not installed"):
+        recall("b@2", device_settings)
 
 
 def test_a_foreign_file_is_not_removed(run, device_settings: Path) -> None:

@@ -16,7 +16,7 @@ from bundle_maker import smear
 from PIL import Image
 
 from edge_runtime import camera as camera_module
-from edge_runtime import cli
+from edge_runtime import camera_sources, cli
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import CameraError, EngineError
 
@@ -135,10 +135,11 @@ def test_lines_for_people_end_with_the_note(run, video: Path) -> None:
 
 
 def test_every_spaces_answers_out(run, video: Path) -> None:
-    status, out, _ = run(video, "--json", "--every", 0.2, "--frames", 3)
+    status, out, _ = run(video, "--json", "--every", 0.15, "--frames", 3)
     times = [json.loads(line)["time_s"] for line in out.splitlines()]
     assert status == 0 and len(times) == 3
-    assert all(later - earlier > 0.12 for earlier, later in itertools.pairwise(times))
+    # A frame may be older than its answer, by as much as the next one is late.
+    assert all(later - earlier > 0.05 for earlier, later in itertools.pairwise(times))
 
 
 def test_saved_frames_classify_the_same_and_no_run_overwrites_another(
@@ -195,7 +196,7 @@ def test_a_camera_that_goes_is_named_and_the_summary_is_printed(run, monkeypatch
         def close(self) -> None:
             pass
 
-    monkeypatch.setitem(camera_module._KINDS, "camera", camera_module._Kind(True, Once.open))
+    monkeypatch.setitem(camera_sources._KINDS, "camera", camera_sources.Kind(True, Once.open))
     status, out, err = run("0", "--json")
     assert status == 1 and json.loads(out)["frame"] == 1
     assert err == [

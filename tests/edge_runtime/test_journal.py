@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,12 @@ from edge_runtime.journal import VERSION, Journal
 from edge_runtime.outlet import ResultsFile, Stream
 
 STAMP = Stamp(7, 100, 12345)
+
+
+@pytest.fixture
+def tmp_path(memory_path: Path) -> Path:
+    """What lies there is forced to the medium often."""
+    return memory_path
 
 
 @pytest.fixture
@@ -296,3 +303,88 @@ def test_half_a_line_in_a_stream_is_completed(journal: Journal, monkeypatch: pyt
     outlet.tell(lines)
     monkeypatch.undo()
     assert outlet.told == 2 and written.decode() == "".join(line + "\n" for _, line in lines)
+
+
+def test_a_file_whose_folder_went_away_is_written_again_when_it_is_back(journal: Journal, tmp_path: Path) -> None:
+    (tmp_path / "stick").mkdir()
+    path = tmp_path / "stick" / "results.jsonl"
+    outlet = ResultsFile(str(path), journal)
+    fill(journal, 2)
+    outlet.tell(journal.lines(0, 10))
+    shutil.rmtree(tmp_path / "stick")
+    fill(journal, 1, start=2)
+    for _ in range(3):  # the second time nothing may be closed twice: its number can be another file's by now
+        with pytest.raises(OutputError, match="cannot be written"):
+            outlet.tell(journal.lines(outlet.told, 10))
+    (tmp_path / "stick").mkdir()
+    while lines := journal.lines(outlet.told, 10):
+        outlet.tell(lines)
+    outlet.close()
+    assert lines_of(path) == [1, 2, 3]
+
+
+def test_a_medium_that_cannot_even_be_cut_is_still_one_error(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "results.jsonl"
+    outlet = ResultsFile(str(path), journal)
+    fill(journal, 2)
+
+    def broken(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "pwrite", broken)
+    monkeypatch.setattr(os, "ftruncate", broken)
+    with pytest.raises(OutputError, match="Input/output error"):
+        outlet.tell(journal.lines(0, 10))
+    monkeypatch.undo()
+    outlet.tell(journal.lines(0, 10))
+    outlet.close()
+    assert lines_of(path) == [1, 2]
+
+
+def test_a_reader_that_hangs_is_waited_for_only_while_there_is_patience(journal: Journal) -> None:
+    journal.record("a.png", STAMP, "a" * 64, {"text": "x" * 200_000}, False)  # longer than a pipe holds
+    journal.commit()
+    ((_, line),) = lines = journal.lines(0, 10)
+    reader, writer = os.pipe()
+    asked: list[int] = []
+    outlet = Stream(writer, 0, lambda: len(asked) < 2 and not asked.append(1))  # type: ignore[func-returns-value]
+    outlet.tell(lines)
+    assert outlet.told == 0 and len(asked) == 2
+    read = threading.Thread(target=lambda: taken.append(_all_of(reader)))
+    taken: list[bytes] = []
+    read.start()
+    Stream.tell(outlet, lines)  # goes on where it was
+    os.close(writer)
+    read.join()
+    assert outlet.told == 1 and taken == [line.encode() + b"\n"]
+
+
+def _all_of(descriptor: int) -> bytes:
+    with os.fdopen(descriptor, "rb") as stream:
+        return stream.read()
+
+
+def test_nothing_is_written_to_a_journal_that_nobody_would_find(tmp_path: Path) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    journal = Journal(str(stick / ".j.db"), str(stick))
+    fill(journal, 1)
+    stick.rename(tmp_path / "away")  # pulled ...
+    with pytest.raises(OutputError, match="cannot be written"):
+        fill(journal, 1, start=1)
+    assert not journal.pending
+    (tmp_path / "away").rename(stick)  # ... and back
+    journal.try_room()
+    fill(journal, 1, start=1)
+    assert len(journal.lines(0, 10)) == 2
+    stick.rename(tmp_path / "away")
+    stick.mkdir()
+    for replaced in (False, True):
+        if replaced:
+            Journal(str(stick / ".j.db"), str(stick)).close()
+        with pytest.raises(JournalError, match="removed or replaced while it was in use"):
+            fill(journal, 1, start=2)
+        assert not journal.pending and len(journal.lines(0, 10)) == 2
+    journal.close()
