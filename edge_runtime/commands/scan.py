@@ -70,6 +70,7 @@ def _scan(options: argparse.Namespace) -> int:
     from ..preprocess import PICTURE_SUFFIXES
     from ..scan import Scanner
     from ..scan_files import scan_files
+    from ..scan_text import differential_text
     from ..slides import SLIDE_SUFFIXES
 
     unlisted: list[OSError] = []
@@ -108,7 +109,7 @@ def _scan(options: argparse.Namespace) -> int:
             files.finish(tally)
     found = tally.differential()
     if not options.json:
-        write(report.differential_text(found))
+        write(differential_text(found))
         if options.out is not None:
             write(f"written to {plain(options.out)}")
         write(report.NOTE)
