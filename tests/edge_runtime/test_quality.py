@@ -215,3 +215,13 @@ def test_labels_that_are_not_excluded_are_named_where_they_are_some(valid_bundle
     assert f"; not excluded: {LABELS[0]}, {LABELS[1]}; " in prediction_line("a.png", two, 1)
     one = dataclasses.replace(prediction, plausible=LABELS[:1])
     assert "not excluded" not in prediction_line("a.png", one, 1)
+
+
+def test_the_strongest_grain_and_rise_there_can_be_are_no_overflow() -> None:
+    board = (255 * (np.indices((40, 40)).sum(0) % 2)).astype(np.uint8)
+    assert noise(board) == 16 * 255 / 2 / (6 * 0.6745)
+    halves = np.zeros((40, 40, 3), np.uint8)
+    halves[(np.indices((40, 40)) // 20).sum(0) == 1] = 255  # an edge of one pixel in every direction
+    assert 0.7 < sharpness(halves) <= 1.0
+    found = measure(np.where(halves > 0, halves, np.uint8(253)))
+    assert found.white == found.clipped == 0.5
