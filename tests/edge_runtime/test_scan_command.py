@@ -14,9 +14,10 @@ import pytest
 from bundle_maker import bomb, tiny_bundle
 from PIL import Image
 
-from edge_runtime import cli
+from edge_runtime import cli, slides
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import ImageError
+from edge_runtime.quality import CLIPPED
 from edge_runtime.scan import FieldScan, Scanner
 from edge_runtime.slides import is_slide, scan_slide
 from train.render import render_field
@@ -175,6 +176,53 @@ def test_a_slide_gives_what_the_picture_gives(mosaic: np.ndarray, tmp_path: Path
     assert 0 < len(slide) < seen[0], "glass is passed over"
     whole = scanner.scan(mosaic)
     assert [cell.cell for cell in whole.cells] == [cell for _, cell, *_ in told(slide)]
+
+
+def test_a_cell_alone_at_the_smears_end_is_no_refused_field() -> None:
+    smear = render("Benign", 1, 448)
+    slide = np.full((1500, 1900, 3), 240, np.uint8)
+    slide[:448, :448] = smear
+    rows, columns = np.mgrid[:1500, :1900]
+    slide[(rows - 1200) ** 2 + (columns - 1600) ** 2 < 20**2] = (90, 40, 140)
+    fields = list(Scanner(Classifier.open("blood-cells", threads=1)).looks(slide, "slide"))
+    alone = [field for field in fields for cell in field.cells if cell.cell.centre[0] > 1500]
+    assert len(fields) > 1 and len(alone) == 1 and alone[0].refusals == ()
+
+
+class Scanned:
+    """Stands for a slide of which only a corner was scanned, and whose file states where."""
+
+    dimensions = (800, 600)
+    level_downsamples = (1.0,)
+
+    def __init__(self, **bounds: str) -> None:
+        self.properties = {f"openslide.bounds-{side}": value for side, value in bounds.items()}
+
+    def read_region(self, place: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+        region = Image.new("RGBA", size, (0, 0, 0, 0))
+        region.paste(Image.new("RGBA", (size[0] // 2, size[1]), (200, 150, 180, 255)))
+        return region
+
+
+def test_what_was_not_scanned_is_no_over_exposed_glass() -> None:
+    pytest.importorskip("openslide", reason="extra slides is not installed")
+    seen = slides._read(Scanned(), "slide", (0, 0, 40, 20), 0)
+    assert (seen[:, :20] == (200, 150, 180)).all() and (seen[:, 20:] >= 240).all() and (seen < CLIPPED).all()
+
+
+@pytest.mark.parametrize(
+    ("bounds", "area"),
+    [
+        ({}, (0, 0, 800, 600)),
+        ({"x": "100", "y": "50", "width": "200", "height": "300"}, (100, 50, 200, 300)),
+        ({"x": "700", "y": "50", "width": "200", "height": "300"}, (700, 50, 100, 300)),
+        ({"x": "100"}, (0, 0, 800, 600)),
+        ({"x": "one", "y": "50", "width": "200", "height": "300"}, (0, 0, 800, 600)),
+        ({"x": "900", "y": "50", "width": "200", "height": "300"}, (0, 0, 800, 600)),
+    ],
+)
+def test_bounds_that_a_slide_states_are_believed_where_they_can_be(bounds: dict, area: tuple) -> None:
+    assert slides._area(Scanned(**bounds)) == area
 
 
 def test_what_is_a_slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
