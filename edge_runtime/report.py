@@ -67,8 +67,11 @@ def prediction_line(picture: str, prediction: Prediction, top: int, explanation:
 
 
 def _not_excluded(prediction: Prediction) -> str:
-    """Name the labels that are left, where they are several and some are not."""
-    several = 1 < len(prediction.plausible) < len(prediction.probabilities)
+    """Name the labels that are left, where they are several; nothing where the bundle does not say."""
+    everything = len(prediction.plausible) == len(prediction.probabilities)
+    if everything and any(refusal.reason == "ambiguous" for refusal in prediction.refusals):
+        return "no label excluded"
+    several = len(prediction.plausible) > 1 and not everything
     return f"not excluded: {', '.join(prediction.plausible)}" if several else ""
 
 
@@ -202,6 +205,7 @@ def info_text(bundle: Bundle) -> str:
             ("no answer", f"{MEASURES[name].reason}: {name} {_BEYOND[MEASURES[name].side]} {limit:g}")
             for name, limit in manifest.quality.items()
         ),
+        *_declines(manifest),
         ("quantization", f"{manifest.recipe}: weights {quantization['weights']}"),
         ("", f"activations {quantization['activations']}"),
         ("calibration", calibrated),
@@ -223,6 +227,19 @@ def info_text(bundle: Bundle) -> str:
         *(("file", f"{name} {info.size_bytes} bytes, {info.sha256[:12]}") for name, info in manifest.files.items()),
     ]
     return "\n".join(f"{key:<13}{plain(value)}" for key, value in facts)
+
+
+def _declines(manifest: Manifest) -> list[tuple[str, str]]:
+    """Say when the bundle declines to answer for what the network makes of a picture, and what that costs."""
+    limits = manifest.abstention
+    if limits is None:
+        return []
+    lines = [("no answer", f"ambiguous: several labels plausible, of which the true one is in {limits.coverage:.3g}")]
+    if limits.distance_limit is not None:
+        lines.append(
+            ("no answer", f"unfamiliar: distance from the training pictures above {limits.distance_limit:.3g}")
+        )
+    return lines
 
 
 def _measure(value: object) -> str:
