@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -75,10 +76,7 @@ def _scan(options: argparse.Namespace) -> int:
 
     unlisted: list[OSError] = []
     named = find_pictures(options.pictures, unlisted.append, options.out, PICTURE_SUFFIXES | SLIDE_SUFFIXES)
-    places: dict[str, str] = {}
-    for name in named:
-        places.setdefault(os.path.realpath(name), name)  # whatever is named twice is counted once
-    pictures = list(places.values())
+    pictures = _once(named)
     for error in unlisted:
         complain(f"{error.filename}: cannot be listed: {error.strerror}")
     classifier = open_classifier(options.model, options)
@@ -114,6 +112,29 @@ def _scan(options: argparse.Namespace) -> int:
             write(f"written to {plain(options.out)}")
         write(report.NOTE)
     return FAILED if found.failed or unlisted else 0
+
+
+def _once(named: Sequence[str]) -> list[str]:
+    """Leave out what is named twice, and say which files are copies of others: every cell is counted once."""
+    from ..digest import sha256_hex_of_stream
+    from ..pictures import STDIN
+
+    places: dict[str, str] = {}
+    for name in named:
+        places.setdefault(STDIN if name == STDIN else os.path.realpath(name), name)
+    sizes = {name: os.path.getsize(name) for name in places.values() if name != STDIN and os.path.isfile(name)}
+    alike = Counter(sizes.values())
+    met: dict[str, str] = {}
+    pictures = []
+    for name in places.values():
+        if alike[sizes.get(name, -1)] > 1:  # only these can be copies
+            with suppress(OSError), open(name, "rb") as stream:
+                other = met.setdefault(sha256_hex_of_stream(stream), name)
+                if other != name:
+                    complain(f"{name}: the same bytes as {other}, which is counted; left out")
+                    continue
+        pictures.append(name)
+    return pictures
 
 
 def _fields(scanner: Scanner, picture: str, name: str, progress: Progress) -> Iterator[FieldScan]:

@@ -68,6 +68,16 @@ def test_a_folder_becomes_one_report(run, fields: Path, tmp_path: Path) -> None:
     assert data["fields"][2]["found"] == 0 and data["fields"][2]["scale"] == "unknown"
 
 
+def test_a_copy_of_a_field_is_counted_once_and_named(run, fields: Path, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.png", "sub/b.png"):
+        (tmp_path / name).write_bytes((fields / "a.png").read_bytes())
+    (tmp_path / "empty.png").write_bytes((fields / "empty.png").read_bytes())
+    status, out, err = run(tmp_path)
+    assert status == 0 and out.startswith("2 fields, ") and len(err) == 1
+    assert "b.png: the same bytes as " in err[0] and "which is counted" in err[0]
+
+
 def test_json_is_a_line_per_field(run, fields: Path) -> None:
     status, out, _ = run("--json", fields)
     lines = [json.loads(line) for line in out.splitlines()]
