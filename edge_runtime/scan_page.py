@@ -130,14 +130,15 @@ def _differential(found: Differential, manifest: Manifest) -> list[str]:
         rows.append((escape(share.name), str(share.count), *share_text(share), _bar(share.share or 0.0, low, high)))
     lines = [
         _head("differential"),
-        f"<p>{found.found} white cells were found, {found.counted} leukocytes among them were counted. The intervals "
-        "(95 %, Wilson) say how far chance can carry a share of so few cells. They know nothing of the "
-        "model&#x27;s own errors.</p>",
+        f"<p>{found.found} white cells were found, {found.counted} leukocytes among them were counted."
+        + (WHAT_INTERVALS_SAY if found.answered else "")
+        + "</p>",
     ]
     advice = declined_advice(found)
     if advice:
+        declined = found.left_out["no answer"]
         lines.append(
-            f'<p class="note"><strong>The model declined to answer for {found.left_out["no answer"]} cells.'
+            f'<p class="note"><strong>The model declined to answer for {declined} cell{"s" * (declined != 1)}.'
             f"</strong> {escape(advice)}</p>"
         )
     if found.answered:
@@ -166,6 +167,12 @@ def _differential(found: Differential, manifest: Manifest) -> list[str]:
             f"there is no {name} at all.</p>"
         )
     return lines
+
+
+WHAT_INTERVALS_SAY = (
+    " The intervals (95 %, Wilson) say how far chance can carry a share of so few cells. They know nothing of the "
+    "model&#x27;s own errors."
+)
 
 
 def _bar(share: float, low: float, high: float) -> str:
