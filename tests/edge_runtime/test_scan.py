@@ -12,6 +12,7 @@ from PIL import Image
 
 from edge_runtime.cells import find_cells
 from edge_runtime.classifier import Classifier
+from edge_runtime.commands.camera import _counted
 from edge_runtime.errors import ImageError, UsageError
 from edge_runtime.refusal import Refusal
 from edge_runtime.scan import CROP_RED_CELLS, RED_CELL_UM, FieldScan, Scanner, _cut_out
@@ -83,6 +84,9 @@ def test_what_is_not_counted_says_why(classifier: Classifier, field: FieldScan, 
     )
     assert refused.refusals == (blurred,) and len(refused.cells) == len(field.cells)
     assert {refused.left_out(cell) for cell in refused.cells} == {"field refused"}
+    declined = replace(refused, refusals=(), cells=(doubt,))
+    assert "no cell counted; 1 left out" in _counted(declined)
+    assert "no white cell; 0 left out" in _counted(replace(declined, cells=()))
     told = refused.to_dict()
     assert told["refusals"][0]["reason"] == "blurred" and told["cells"][0]["left_out"] == "field refused"
 

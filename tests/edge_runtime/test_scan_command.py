@@ -123,7 +123,9 @@ def test_killed_and_started_again_it_loses_and_doubles_nothing(fields: Path, tmp
     many = tmp_path / "many"
     many.mkdir()
     for number in range(6):
-        (many / f"{number}.png").write_bytes((fields / "a.png").read_bytes())
+        with Image.open(fields / "a.png") as picture:
+            picture.putpixel((0, 0), (number, 0, 0))  # a copy would be counted once
+            picture.save(many / f"{number}.png")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "edge_runtime", "scan", str(many), "--out", str(out)]
     process = subprocess.Popen([*command, "--json"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
