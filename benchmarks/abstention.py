@@ -58,11 +58,13 @@ TILES = 9
 
 SPOILT = {
     "disc blur": (0.3, 0.5),
+    "disc blur, noise": (0.3,),
     "gaussian blur": (0.3, 0.5),
     "motion blur": (0.8,),
     "over-exposure": (3.0, 5.0, 8.0),
     "under-exposure": (0.12, 0.06, 0.03),
     "faded stain": (0.9, 0.95),
+    "JPEG": (10, 5),
     "uniform noise": (0,),
     "sensor noise": (96,),
     "constant colour": (0,),
@@ -223,7 +225,7 @@ def measure(classifier: Classifier, folder: Path, data: Path, more: Path | None)
                 for number, (group, p) in enumerate(base)
             ]
             title = f"{name} {severity:g}" if severity else name
-            letter = "d" if "noise" in name or name == "constant colour" else "c"
+            letter = "d" if name in ("uniform noise", "sensor noise", "constant colour") else "c"
             found = against(clean, shown, *judge(classifier, shown, title))
             sets[title] = {"group": letter, "unit": CORRUPTIONS[name].unit, **found}
     return {
