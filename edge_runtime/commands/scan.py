@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import ImageError
+from ..errors import EngineError, ImageError
 from ..guard import complain, plain
 from .opening import add_command, engine_options, model_option, open_classifier, trust_option
 from .output import FAILED, Bar, Write
@@ -97,7 +97,7 @@ def _scan(options: argparse.Namespace) -> int:
                         files.add(field)
                     if options.json:
                         write(report.json_line(field.to_dict()))
-            except ImageError as error:
+            except (ImageError, EngineError) as error:  # the others go on
                 bar.clear()
                 complain(str(error))
                 tally.fail(name, str(error))

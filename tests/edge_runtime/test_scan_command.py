@@ -16,7 +16,7 @@ from PIL import Image
 
 from edge_runtime import cli, slides
 from edge_runtime.classifier import Classifier
-from edge_runtime.errors import ImageError
+from edge_runtime.errors import EngineError, ImageError
 from edge_runtime.quality import CLIPPED
 from edge_runtime.scan import FieldScan, Scanner
 from edge_runtime.slides import is_slide, scan_slide
@@ -76,6 +76,18 @@ def test_a_copy_of_a_field_is_counted_once_and_named(run, fields: Path, tmp_path
     status, out, err = run(tmp_path)
     assert status == 0 and out.startswith("2 fields, ") and len(err) == 1
     assert "b.png: the same bytes as " in err[0] and "which is counted" in err[0]
+
+
+def test_a_field_at_which_the_engine_fails_does_not_end_the_scan(
+    run, fields: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: Scanner, *arguments: object, **options: object) -> FieldScan:
+        raise EngineError("a value that is not finite")
+
+    monkeypatch.setattr(Scanner, "look", failing)
+    status, out, err = run(fields / "a.png", fields / "empty.png", "--out", tmp_path)
+    assert status == 1 and len(err) == 2 and "2 failed" in out
+    assert len(json.loads((tmp_path / "scan.json").read_text())["fields"]) == 2
 
 
 def test_json_is_a_line_per_field(run, fields: Path) -> None:
