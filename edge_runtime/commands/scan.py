@@ -98,11 +98,12 @@ def _scan(options: argparse.Namespace) -> int:
                     if options.json:
                         write(report.json_line(field.to_dict()))
             except (ImageError, EngineError) as error:  # the others go on
+                said = str(error) if isinstance(error, ImageError) else f"{name}: {error}"
                 bar.clear()
-                complain(str(error))
-                tally.fail(name, str(error))
+                complain(said)
+                tally.fail(name, said)
                 if options.json:
-                    write(report.json_line({"field": name, "error": str(error)}))
+                    write(report.json_line({"field": name, "error": said}))
         if files:
             files.finish(tally)
     found = tally.differential()

@@ -86,7 +86,7 @@ def test_a_field_at_which_the_engine_fails_does_not_end_the_scan(
 
     monkeypatch.setattr(Scanner, "look", failing)
     status, out, err = run(fields / "a.png", fields / "empty.png", "--out", tmp_path)
-    assert status == 1 and len(err) == 2 and "2 failed" in out
+    assert status == 1 and len(err) == 2 and "2 failed" in out and "a.png: a value" in err[0]
     assert len(json.loads((tmp_path / "scan.json").read_text())["fields"]) == 2
 
 
