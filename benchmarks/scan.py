@@ -190,9 +190,9 @@ def border_fills(scanner: Scanner, fields: Sequence[Field], scans: Sequence[Fiel
     }
 
 
-def classification_ways(fields: Sequence[Field], rounds: int = 7) -> dict[str, float]:
+def classification_ways(model: str, fields: Sequence[Field], rounds: int = 7) -> dict[str, float]:
     """Time one crop's classification, wall-clock milliseconds, by turns; the best round of each way."""
-    one, two, spare = (Classifier.open(MODEL, threads=threads) for threads in (1, 2, 1))
+    one, two, spare = (Classifier.open(model, threads=threads) for threads in (1, 2, 1))
     crops = [np.ascontiguousarray(field.pixels[:360, :360]) for field in fields[:60]]
     best: dict[str, float] = {}
     with ThreadPoolExecutor(2) as pool:
@@ -248,14 +248,14 @@ print(time.process_time(), peak)
 """Scans, and says what it took itself: what the system says of a child counts its parent's memory too."""
 
 
-def measure_slides() -> list[dict[str, Any]]:
+def measure_slides(model: str) -> list[dict[str, Any]]:
     """Scan rendered slides, each in a process of its own: seconds, peak memory, cells."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for width, height in SLIDES_PX:
             slide, out = Path(folder) / f"{width}.tif", Path(folder) / f"out-{width}"
             fields = write_slide(slide, width, height)
-            command = [sys.executable, "-c", SCAN_PROGRAM, str(slide), "--out", str(out)]
+            command = [sys.executable, "-c", SCAN_PROGRAM, str(slide), "--out", str(out), "--model", model]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             seconds, peak_kb = done.stdout.splitlines()[-1].split()
             (row,) = json.loads((out / "scan.json").read_text())["fields"]
@@ -276,17 +276,33 @@ def measure_slides() -> list[dict[str, Any]]:
     return found
 
 
-def measure(data: Path) -> dict[str, Any]:
+def refusals_of(scans: Sequence[FieldScan]) -> dict[str, Any]:
+    """Count fields that were refused, cells that were counted, and why the model declined to answer for the others."""
+    whole = [cell for scan in scans for cell in scan.cells if not scan.refusals and not cell.cell.cut]
+    return {
+        "fields_refused": sum(bool(scan.refusals) for scan in scans),
+        "whole_cells": len(whole),
+        "answered": sum(not cell.prediction.abstained for cell in whole),
+        "declined": dict(Counter(reason.reason for cell in whole for reason in cell.prediction.refusals).most_common()),
+    }
+
+
+def measure(data: Path, model: str = MODEL, slides: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """Measure everything.
+
+    Args:
+        data: the data sets' folder.
+        model: name or path of the bundle.
+        slides: measured before, of `measure_slides`; default: they are measured.
 
     Raises:
         UsageError: the data set is not there.
     """
     if not (data / "bccd").is_dir():
         raise UsageError("no data set to measure on", got=data, expected="a folder with bccd")
-    slides = measure_slides()
+    slides = measure_slides(model) if slides is None else slides
     fields = read_fields(data)
-    scanner = Scanner(Classifier.open(MODEL, threads=1))
+    scanner = Scanner(Classifier.open(model, threads=1))
     scans, times = scan_all(scanner, fields)
     spent = {key: sum(scan.timings_ms[key] for scan in scans) for key in ("decode", "find", "classify", "total")}
     cells = sum(len(scan.cells) for scan in scans)
@@ -300,13 +316,14 @@ def measure(data: Path) -> dict[str, Any]:
             "shares": {key: spent[key] / spent["total"] for key in ("decode", "find", "classify")},
             "classify_ms_per_cell": spent["classify"] / cells,
         },
-        "labels": dict(Counter(c.prediction.label for scan in scans for c in scan.cells if not c.cell.cut)),
+        "refusals": refusals_of(scans),
+        "would_have_said": dict(Counter(c.prediction.label for scan in scans for c in scan.cells if not c.cell.cut)),
         "cut": sum(cell.cell.cut for scan in scans for cell in scan.cells),
         "magnifications": {
             f"{factor:g}": compare(scans, scan_all(scanner, fields, factor)[0], factor) for factor in FACTORS
         },
         "border_fills": border_fills(scanner, fields, scans),
-        "classification_ms": classification_ways(fields),
+        "classification_ms": classification_ways(model, fields),
         "slides": slides,
     }
 
@@ -315,12 +332,17 @@ def main() -> int:
     """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scan", description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA, help=f"the data sets' folder (default {DATA.name})")
+    parser.add_argument("--model", default=MODEL, help="name or folder of the bundle (default %(default)s)")
+    parser.add_argument(
+        "--keep-slides", action="store_true", help="keep the slides' figures that are there: minutes less"
+    )
     parser.set_defaults(run=_run)
     return guarded(parser)
 
 
 def _run(args: argparse.Namespace) -> None:
-    write_text(RESULTS, json.dumps(measure(args.data), indent=1) + "\n")
+    slides = json.loads(RESULTS.read_text(encoding="utf-8"))["slides"] if args.keep_slides else None
+    write_text(RESULTS, json.dumps(measure(args.data, args.model, slides), indent=1) + "\n")
     sys.stderr.write(f"{RESULTS} is written\n")
 
 

@@ -49,10 +49,24 @@ def magnification_table() -> str:
         "cells found again",
         "cells that are new",
         "red cell, measured / expected",
-        "same class",
-        "same class, where it was sure (0.8)",
+        "same class, answered or not",
+        "same, where its probability was 0.8 or more",
     )
     return markdown(head, rows)
+
+
+def declined_table() -> str:
+    """What the model declined to answer on BCCD, and what it would have said."""
+    found = _read()
+    refusals = found["refusals"]
+    head = (f"{refusals['whole_cells']} whole cells, {refusals['answered']} answered", "cells")
+    rows = [(f"no answer: {reason}", str(count)) for reason, count in refusals["declined"].items()]
+    rows += [(f"would have said {label}", str(count)) for label, count in _by_count(found["would_have_said"])]
+    return markdown(head, rows)
+
+
+def _by_count(counts: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: -item[1])
 
 
 def speed_table() -> str:
@@ -101,6 +115,7 @@ def border_table() -> str:
 
 TABLES = {
     "finding": finding_table,
+    "declined": declined_table,
     "magnification": magnification_table,
     "speed": speed_table,
     "slides": slide_table,

@@ -15,6 +15,10 @@ import numpy.typing as npt
 from .manifest import AbstentionLimits
 from .refusal import Refusal
 
+SLACK_NATS = 1e-4
+"""Quantized logits lie on a grid, and so do the margins learnt from them: many pictures are exactly at the margin, and
+neither its last written digit nor the last bit of a division may decide about them."""
+
 
 def plausible(
     logits: npt.NDArray[np.floating], temperature: float, margins: tuple[float, ...]
@@ -30,7 +34,9 @@ def plausible(
         (..., K) bool, at least the top label.
     """
     values = np.asarray(logits, np.float64)
-    found: npt.NDArray[np.bool_] = (values.max(axis=-1, keepdims=True) - values) / temperature <= np.array(margins)
+    found: npt.NDArray[np.bool_] = (values.max(axis=-1, keepdims=True) - values) / temperature <= np.array(
+        margins
+    ) + SLACK_NATS
     return found
 
 

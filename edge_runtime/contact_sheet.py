@@ -30,6 +30,8 @@ THUMB_PX = 88
 SHOWN = 60
 """Cells of a group that are shown, at most."""
 
+SHEET_NOTE = "Right of each cell: where the model saw its answer. (In brackets: declined; what it would have said.)"
+
 _COLUMNS, _GAP_PX, _LINE_PX, _TITLE_PX = 10, 8, 16, 30
 _QUALITY = 80
 
@@ -43,6 +45,7 @@ class Thumbnail:
         number: of the cell in that picture.
         label: the most probable one.
         probability: of it, 0..1.
+        answered: whether the model stands by it; else it is only what it would have said.
         flags: operating points that say yes.
         jpeg: the crop and, right of it, the same under its heatmap: 2 `THUMB_PX` x `THUMB_PX`.
     """
@@ -51,6 +54,7 @@ class Thumbnail:
     number: int
     label: str
     probability: float
+    answered: bool
     flags: tuple[str, ...]
     jpeg: bytes
 
@@ -104,6 +108,8 @@ def _title(scan: FieldScan, cell: ScannedCell) -> str:
 
 
 def _flags(cell: ScannedCell) -> tuple[str, ...]:
+    if cell.prediction.abstained:  # nor are the questions answered
+        return ()
     return tuple(name for name, flag in cell.prediction.flags.items() if flag.yes)
 
 
@@ -116,7 +122,8 @@ def _thumbnail(scan: FieldScan, number: int, cell: ScannedCell) -> Thumbnail:
         both.paste(picture.resize((THUMB_PX, THUMB_PX), Image.Resampling.BOX), (place * THUMB_PX, 0))
     stream = io.BytesIO()
     both.save(stream, "JPEG", quality=_QUALITY, optimize=True)
-    return Thumbnail(scan.name, number, prediction.label, prediction.probability, _flags(cell), stream.getvalue())
+    said = (prediction.label, prediction.probability, not prediction.abstained)
+    return Thumbnail(scan.name, number, *said, _flags(cell), stream.getvalue())
 
 
 def sheet_picture(groups: Sequence[Group]) -> Image.Image:
@@ -133,7 +140,7 @@ def sheet_picture(groups: Sequence[Group]) -> Image.Image:
     size = (_COLUMNS * width + _GAP_PX, 2 * _TITLE_PX + sum(_TITLE_PX + height * count for count in rows))
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    write_line(draw, (_GAP_PX, _GAP_PX), f"{NOTE} Right of each cell: where the model saw its answer.")
+    write_line(draw, (_GAP_PX, _GAP_PX), f"{NOTE} {SHEET_NOTE}")
     top = _TITLE_PX
     for group, count in zip(groups, rows, strict=True):
         write_line(draw, (_GAP_PX, top + _GAP_PX), heading(group), 18)
@@ -142,7 +149,7 @@ def sheet_picture(groups: Sequence[Group]) -> Image.Image:
             left, down = _GAP_PX + place % _COLUMNS * width, top + place // _COLUMNS * height
             sheet.paste(Image.open(io.BytesIO(thumbnail.jpeg)), (left, down))
             text = f"{thumbnail.label} {100 * thumbnail.probability:.0f} %"
-            write_line(draw, (left, down + THUMB_PX), text, 12)
+            write_line(draw, (left, down + THUMB_PX), text if thumbnail.answered else f"({text})", 12)
         top += height * count
     return sheet
 

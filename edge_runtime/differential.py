@@ -8,11 +8,12 @@ nothing of the model's own errors. Pictures are not kept.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from .shares import Share
 
 if TYPE_CHECKING:
     from .manifest import Manifest
@@ -20,57 +21,6 @@ if TYPE_CHECKING:
 
 BESIDE = frozenset({"erythroblast", "platelet", "smudge cell"})
 """Labels that are no leukocytes, or no whole ones."""
-
-Z_95 = 1.959963984540054
-"""Of the normal distribution: 95 % lie within."""
-
-
-def wilson(count: int, total: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share by Wilson's score method.
-
-    It keeps close to its level where cells are few and shares near 0 or 1, as those of a differential are. Source: E.
-    B. Wilson, Probable inference, the law of succession, and statistical inference, J. Am. Stat. Assoc. 22 (1927) 209.
-
-    Args:
-        count: cells of the class, 0 to `total`.
-        total: all cells.
-
-    Returns:
-        Lower and upper end, 0..1; (0, 1) for no cells at all.
-    """
-    if total == 0:
-        return 0.0, 1.0
-    share, z2 = count / total, Z_95**2
-    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = Z_95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
-    low = 0.0 if count == 0 else middle - half
-    return low, 1.0 if count == total else middle + half
-
-
-@dataclass(frozen=True)
-class Share:
-    """How many of some cells are of one kind.
-
-    Attributes:
-        name: of the kind.
-        count: of that kind.
-        total: of all.
-    """
-
-    name: str
-    count: int
-    total: int
-
-    @property
-    def share(self) -> float | None:
-        """Of all, 0..1; None where there are none."""
-        return self.count / self.total if self.total else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON takes it."""
-        low, high = wilson(self.count, self.total)
-        share = None if self.share is None else round(self.share, 6)
-        return {"name": self.name, "count": self.count, "of": self.total, "share": share, "low": low, "high": high}
 
 
 @dataclass
@@ -89,6 +39,8 @@ class Row:
         counted: label -> cells.
         flagged: operating point -> counted cells for which it says yes.
         left_out: reason, of `scan.LEFT_OUT` -> cells.
+        declined: reason, of `refusal.REASONS` -> cells left out for no answer; one cell may have several.
+        would_have_said: label -> cells left out for no answer; no result.
         error: why the picture could not be scanned to its end, or "".
     """
 
@@ -103,6 +55,8 @@ class Row:
     counted: Counter[str] = field(default_factory=Counter)
     flagged: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
+    declined: Counter[str] = field(default_factory=Counter)
+    would_have_said: Counter[str] = field(default_factory=Counter)
     error: str = ""
 
     def add(self, scan: FieldScan) -> None:
@@ -117,6 +71,9 @@ class Row:
             reason = scan.left_out(cell)
             if reason is not None:
                 self.left_out[reason] += 1
+                if reason == "no answer":
+                    self.declined.update({refusal.reason for refusal in cell.prediction.refusals})
+                    self.would_have_said[cell.prediction.label] += 1
                 continue
             self.counted[cell.prediction.label] += 1
             self.flagged.update(name for name, flag in cell.prediction.flags.items() if flag.yes)
@@ -146,6 +103,8 @@ class Row:
             "counted": dict(self.counted),
             "flagged": dict(self.flagged),
             "left_out": dict(self.left_out),
+            "declined": dict(self.declined),
+            "would_have_said": dict(self.would_have_said),
             "error": self.error or None,
         }
 
@@ -195,6 +154,8 @@ class Differential:
         beside: the other labels, counts per leukocytes; they may exceed them.
         points: the bundle's operating points.
         left_out: reason -> cells.
+        declined: reason, of `refusal.REASONS` -> cells left out for no answer, most first; one may have several.
+        would_have_said: label -> cells left out for no answer, most first; no result.
     """
 
     fields: int
@@ -205,6 +166,13 @@ class Differential:
     beside: tuple[Share, ...]
     points: tuple[Point, ...]
     left_out: Mapping[str, int]
+    declined: Mapping[str, int]
+    would_have_said: Mapping[str, int]
+
+    @property
+    def answered(self) -> int:
+        """Cells that were counted, those beside the leukocytes included."""
+        return sum(share.count for share in (*self.leukocytes, *self.beside))
 
     @property
     def counted(self) -> int:
@@ -230,6 +198,8 @@ class Differential:
             ],
             "operating_points": [point.to_dict() for point in self.points],
             "left_out": dict(self.left_out),
+            "declined": dict(self.declined),
+            "would_have_said": dict(self.would_have_said),
             "interval": "Wilson score, 95 %: chance of sampling only, not the model's errors",
         }
 
@@ -259,10 +229,14 @@ class Tally:
         counted: Counter[str] = Counter()
         flagged: Counter[str] = Counter()
         left_out: Counter[str] = Counter()
+        declined: Counter[str] = Counter()
+        would_have_said: Counter[str] = Counter()
         for row in self.rows:
             counted.update(row.counted)
             flagged.update(row.flagged)
             left_out.update(row.left_out)
+            declined.update(row.declined)
+            would_have_said.update(row.would_have_said)
         labels = self._manifest.task.labels
         total = sum(counted[label] for label in labels if label not in BESIDE)
         return Differential(
@@ -282,4 +256,6 @@ class Tally:
                 for point in self._manifest.operating_points
             ),
             left_out=dict(left_out),
+            declined=dict(declined.most_common()),
+            would_have_said=dict(would_have_said.most_common()),
         )

@@ -51,8 +51,8 @@ CLIPPED = 254
 NOISE_PX = 512
 """Side of the window in the middle in which grain is measured."""
 
-Levels = npt.NDArray[np.int32]
-"""(H, W) int32."""
+Levels = npt.NDArray[np.int16]
+"""(H, W) int16: the sums of a few grey levels that are taken here have room in it, and half of int32 is to be moved."""
 
 
 @dataclass(frozen=True)
@@ -127,18 +127,22 @@ def measure(pixels: Pixels, scale: float | None = None) -> Quality:
     height, width = pixels.shape[:2]
     scale = max(1.0, max(height, width) / WORK_PX if scale is None else scale)
     size = (max(1, round(width / scale)), max(1, round(height / scale)))
-    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+    reduced = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+    # Channel by channel in memory: what follows takes half the time so.
+    small = np.ascontiguousarray(reduced.transpose(2, 0, 1)).transpose(1, 2, 0)
     density = optical_density(small)
     field = [_percentile(small[:, :, c], 0.95) for c in range(3)]
-    saturated = pixels >= CLIPPED  # (H, W, 3) bool
+    saturated = [pixels[:, :, c] >= CLIPPED for c in range(3)]  # (H, W) bool
+    most = max(np.count_nonzero(channel) for channel in saturated)
+    white = np.count_nonzero(saturated[0] & saturated[1] & saturated[2]) if most else 0
     top, left = max(0, (height - NOISE_PX) // 2), max(0, (width - NOISE_PX) // 2)
     return Quality(
         brightness=float(max(field)),
-        white=float((saturated[:, :, 0] & saturated[:, :, 1] & saturated[:, :, 2]).mean()),
-        clipped=max(float(saturated[:, :, c].mean()) for c in range(3)),
+        white=white / (height * width),
+        clipped=most / (height * width),
         cast=min(field) / max(1, *field),
         noise=noise(pixels[top : top + NOISE_PX, left : left + NOISE_PX, 1]),
-        stained=float((density[:, :, 1] > STAINED).mean()),
+        stained=np.count_nonzero(density[:, :, 1] > STAINED) / (size[0] * size[1]),
         contrast=_percentile(density[:, :, 1], 0.99) / 1000,
         purple=_percentile(purple(density), 0.99) / 1000,
         sharpness=sharpness(small),
@@ -151,7 +155,7 @@ def sharpness(pixels: Pixels) -> float:
     Args:
         pixels: (H, W, 3) uint8.
     """
-    channels = pixels.astype(np.int32)
+    channels = pixels.astype(np.int16)
     grey = channels[:, :, 0] + 2 * channels[:, :, 1] + channels[:, :, 2]  # 0..1020
     across = round(RISE_PX / math.sqrt(2))
     return min(
@@ -168,8 +172,10 @@ def _steepness(grey: Levels, down: int, right: int, steps: int) -> float:
     if height < 1 or width < 1:
         return 0.0
     before = grey[:height, :width]
-    rise = np.abs(grey[down * steps :, right * steps :] - before)
-    step = np.abs(grey[down:, right:] - grey[: grey.shape[0] - down, : grey.shape[1] - right])
+    rise = grey[down * steps :, right * steps :] - before
+    np.abs(rise, out=rise)
+    step = grey[down:, right:] - grey[: grey.shape[0] - down, : grey.shape[1] - right]
+    np.abs(step, out=step)
     steepest = step[:height, :width].copy()
     for i in range(1, steps):
         np.maximum(steepest, step[i * down : i * down + height, i * right : i * right + width], out=steepest)
@@ -188,9 +194,12 @@ def noise(channel: npt.NDArray[np.uint8]) -> float:
     """
     if min(channel.shape) < 3:
         return 0.0
-    levels = channel.astype(np.int32)
-    rows = levels[:-2] - 2 * levels[1:-1] + levels[2:]
-    return _percentile(np.abs(rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]), 0.5) / (6 * 0.6745)
+    levels = channel.astype(np.int16)  # second differences twice: at most 2040
+    steps = levels[1:] - levels[:-1]
+    rows = steps[1:] - steps[:-1]
+    steps = rows[:, 1:] - rows[:, :-1]
+    both = steps[:, 1:] - steps[:, :-1]
+    return _percentile(np.abs(both, out=both), 0.5) / (6 * 0.6745)
 
 
 def _percentile(values: npt.NDArray[np.integer], share: float) -> int:

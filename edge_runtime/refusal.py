@@ -1,7 +1,7 @@
 """Refusals: why a picture gets no answer, each with the number that decided and what it should have been.
 
 What comes in are the numbers of whoever measured: ``quality`` the picture, ``familiarity`` what the network makes of
-it, ``conformal`` its probabilities. What goes out is one line for people and one object for programs. Nothing is
+it, ``abstention`` its probabilities. What goes out is one line for people and one object for programs. Nothing is
 measured here.
 """
 
@@ -47,8 +47,13 @@ class Refusal:
     def text(self) -> str:
         """Say it in one line."""
         bounds = (("at least", self.low), ("at most", self.high))
-        expected = " and ".join(f"{words} {bound:.3g}" for words, bound in bounds if bound is not None)
-        return f"{self.reason}: {self.measure} {self.value:.3g}, expected {expected} ({REASONS[self.reason]})"
+        limits = [(words, bound) for words, bound in bounds if bound is not None]
+        digits = 3
+        while digits < 9 and any(f"{self.value:.{digits}g}" == f"{bound:.{digits}g}" for _, bound in limits):
+            digits += 1  # a value beyond its limit must look so
+        expected = " and ".join(f"{words} {bound:.{digits}g}" for words, bound in limits)
+        said = f"{self.reason}: {self.measure} {self.value:.{digits}g}"
+        return f"{said}, expected {expected} ({REASONS[self.reason]})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON takes it."""

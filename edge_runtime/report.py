@@ -17,7 +17,6 @@ from .quality_limits import MEASURES
 if TYPE_CHECKING:
     from .bundle import Bundle
     from .classifier import Prediction
-    from .differential import Differential, Share
     from .explanation import Explanation
     from .golden import VerifyReport
     from .trust import Signer
@@ -68,8 +67,11 @@ def prediction_line(picture: str, prediction: Prediction, top: int, explanation:
 
 
 def _not_excluded(prediction: Prediction) -> str:
-    """Name the labels that are left, where they are several and some are not."""
-    several = 1 < len(prediction.plausible) < len(prediction.probabilities)
+    """Name the labels that are left, where they are several; nothing where the bundle does not say."""
+    everything = len(prediction.plausible) == len(prediction.probabilities)
+    if everything and any(refusal.reason == "ambiguous" for refusal in prediction.refusals):
+        return "no label excluded"
+    several = len(prediction.plausible) > 1 and not everything
     return f"not excluded: {', '.join(prediction.plausible)}" if several else ""
 
 
@@ -203,6 +205,7 @@ def info_text(bundle: Bundle) -> str:
             ("no answer", f"{MEASURES[name].reason}: {name} {_BEYOND[MEASURES[name].side]} {limit:g}")
             for name, limit in manifest.quality.items()
         ),
+        *_declines(manifest),
         ("quantization", f"{manifest.recipe}: weights {quantization['weights']}"),
         ("", f"activations {quantization['activations']}"),
         ("calibration", calibrated),
@@ -224,6 +227,19 @@ def info_text(bundle: Bundle) -> str:
         *(("file", f"{name} {info.size_bytes} bytes, {info.sha256[:12]}") for name, info in manifest.files.items()),
     ]
     return "\n".join(f"{key:<13}{plain(value)}" for key, value in facts)
+
+
+def _declines(manifest: Manifest) -> list[tuple[str, str]]:
+    """Say when the bundle declines to answer for what the network makes of a picture, and what that costs."""
+    limits = manifest.abstention
+    if limits is None:
+        return []
+    lines = [("no answer", f"ambiguous: several labels plausible, of which the true one is in {limits.coverage:.3g}")]
+    if limits.distance_limit is not None:
+        lines.append(
+            ("no answer", f"unfamiliar: distance from the training pictures above {limits.distance_limit:.3g}")
+        )
+    return lines
 
 
 def _measure(value: object) -> str:
@@ -260,42 +276,4 @@ def verify_text(report: VerifyReport, signer: Signer | None = None) -> str:
     passed = sum(case.passed for case in report.cases)
     verdict = "verified" if report.passed else "FAILED"
     lines.append(f"{report.bundle_id} with {report.engine}: {verdict}, {passed} of {len(report.cases)} golden pictures")
-    return "\n".join(lines)
-
-
-def share_text(share: Share) -> tuple[str, str]:
-    """Return a share and its 95 % interval for people."""
-    from .differential import wilson
-
-    if share.share is None:
-        return "-", "-"
-    low, high = wilson(share.count, share.total)
-    return f"{100 * share.share:.1f} %", f"{100 * low:.1f} to {100 * high:.1f} %"
-
-
-def differential_text(found: Differential) -> str:
-    """Return what ``scan`` prints at the end: all fields together, for people."""
-    from .scan import LEFT_OUT
-
-    lines = [
-        f"{found.fields} field{'s' * (found.fields != 1)}, {found.found} white cells found, "
-        f"{found.counted} leukocytes counted"
-        + (f"; {found.refused} refused" if found.refused else "")
-        + (f"; {found.failed} failed" if found.failed else "")
-    ]
-    width = max((len(share.name) for share in (*found.leukocytes, *found.beside)), default=0)
-    for share in found.leukocytes:
-        percent, interval = share_text(share)
-        lines.append(f"  {share.name:<{width}}  {share.count:>5}  {percent:>7}  ({interval})")
-    for share in found.beside:
-        per = "-" if share.share is None else f"{100 * share.share:.1f}"
-        lines.append(f"  {share.name:<{width}}  {share.count:>5}  {per:>5} per 100 leukocytes")
-    for point in found.points:
-        share = point.share
-        lines.append(
-            f"flagged, {share.name}: {share.count} of {share.total} counted cells; "
-            f"where there is none, about {point.false_alarms:.0f} would be"
-        )
-    left_out = ", ".join(f"{count} {LEFT_OUT[reason]}" for reason, count in found.left_out.items())
-    lines.append(f"left out: {left_out or 'none'}")
     return "\n".join(lines)

@@ -65,6 +65,9 @@ SCALES = {
 }
 """Where the size of a red cell comes from."""
 
+OF_EMPTINESS = frozenset({"empty field", "no stain"})
+"""Refusals that no part of a picture gets for being nearly empty: a smear ends somewhere, with cells alone on glass."""
+
 LEFT_OUT = {
     "field refused": "the whole field was refused",
     "cut": "the picture's border cuts the cell",
@@ -240,7 +243,9 @@ class Scanner:
         start = time.perf_counter()
         area = (0, 0, picture.width, picture.height)
         found = find_cells(np.asarray(picture)) if max(area) <= SAMPLE_PX else None
-        measured = found.red_cell_px if found else measure_red_cells(read, area)
+        measured = found.red_cell_px if found else None
+        if found is None and self.um_per_px is None:
+            measured = measure_red_cells(read, area)
         scale = self.scale(measured)
         if scale.red_cell_px is not None and max(area) > LOOK_RED_CELLS * scale.red_cell_px:
             tiles = progress(plan_tiles(area, scale.red_cell_px))
@@ -342,8 +347,10 @@ class Scanner:
         if self.judge is None:
             return field
         part = field.region != (0, 0, field.width, field.height)
-        found = self.judge(pixels, field.red_cell_px)
-        return replace(field, refusals=tuple(r for r in found if not (part and r.reason == "empty field")))
+        found = tuple(self.judge(pixels, field.red_cell_px))
+        if part and any(refusal.reason == "empty field" for refusal in found):
+            found = tuple(refusal for refusal in found if refusal.reason not in OF_EMPTINESS)
+        return replace(field, refusals=found)
 
 
 def _decoded(image: AnyPicture, name: str | None) -> tuple[Image.Image, str, float]:

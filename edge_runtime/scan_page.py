@@ -13,10 +13,12 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from .contact_sheet import THUMB_PX, Group, Thumbnail, heading
-from .differential import Differential, Row, wilson
+from .differential import Differential, Row
 from .guard import plain
-from .report import NOTE, share_text
+from .report import NOTE
 from .scan import LEFT_OUT, SCALES
+from .scan_text import declined_advice, declined_rows, share_text
+from .shares import wilson
 
 if TYPE_CHECKING:
     from .manifest import Manifest
@@ -128,22 +130,33 @@ def _differential(found: Differential, manifest: Manifest) -> list[str]:
         rows.append((escape(share.name), str(share.count), *share_text(share), _bar(share.share or 0.0, low, high)))
     lines = [
         _head("differential"),
-        f"<p>{found.found} white cells were found, {found.counted} leukocytes among them were counted. The intervals "
-        "(95 %, Wilson) say how far chance can carry a share of so few cells. They know nothing of the "
-        "model&#x27;s own errors.</p>",
-        _table("Of the leukocytes that were counted", ("class", "cells", "share", "95 % interval", "drawn"), rows),
+        f"<p>{found.found} white cells were found, {found.counted} leukocytes among them were counted."
+        + (WHAT_INTERVALS_SAY if found.answered else "")
+        + "</p>",
     ]
+    advice = declined_advice(found)
+    if advice:
+        declined = found.left_out["no answer"]
+        lines.append(
+            f'<p class="note"><strong>The model declined to answer for {declined} cell{"s" * (declined != 1)}.'
+            f"</strong> {escape(advice)}</p>"
+        )
+    if found.answered:
+        columns = ("class", "cells", "share", "95 % interval", "drawn")
+        lines.append(_table("Of the leukocytes that were counted", columns, rows))
+    elif found.found:
+        lines.append("<p>No cell was counted: there are no shares.</p>")
     if not manifest.parity_passed:
         lines.insert(
             1, '<p class="note">This bundle did not pass its parity gates: trust it less than its metrics.</p>'
         )
-    if found.beside:
+    if found.beside and found.answered:
         beside = [
             (escape(share.name), str(share.count), "-" if share.share is None else f"{100 * share.share:.1f}")
             for share in found.beside
         ]
         lines.append(_table("Counted beside them", ("class", "cells", "per 100 leukocytes"), beside))
-    for point in found.points:
+    for point in found.points if found.answered else ():
         name, share = escape(point.share.name), point.share
         interval = share_text(share)
         lines.append(
@@ -154,6 +167,12 @@ def _differential(found: Differential, manifest: Manifest) -> list[str]:
             f"there is no {name} at all.</p>"
         )
     return lines
+
+
+WHAT_INTERVALS_SAY = (
+    " The intervals (95 %, Wilson) say how far chance can carry a share of so few cells. They know nothing of the "
+    "model&#x27;s own errors."
+)
 
 
 def _bar(share: float, low: float, high: float) -> str:
@@ -171,6 +190,11 @@ def _left_out(found: Differential, rows: Sequence[Row], folder: str) -> list[str
     if found.left_out:
         cells = [(escape(LEFT_OUT[reason]), str(count)) for reason, count in found.left_out.items()]
         lines.append(_table("Cells that were found and not counted", ("why", "cells"), cells))
+    if found.declined:
+        why = [(escape(reason), str(count), escape(todo)) for reason, count, todo in declined_rows(found)]
+        said = [(escape(label), str(count)) for label, count in found.would_have_said.items()]
+        lines.append(_table("Why the model declined to answer", ("why", "cells", "what to do"), why))
+        lines.append(_table("What it would have said of these: no result", ("class", "cells"), said))
     bad = [
         (
             escape(plain(row.name.removeprefix(folder))),
@@ -181,7 +205,9 @@ def _left_out(found: Differential, rows: Sequence[Row], folder: str) -> list[str
         if row.error or row.refused_parts
     ]
     if bad:
-        lines.append(_table("Fields that were refused or failed", ("field", "parts", "why"), bad))
+        lines.append(_table("Fields that were refused or failed", ("field", "parts", "why"), bad[:ROWS_SHOWN]))
+        if len(bad) > ROWS_SHOWN:
+            lines.append(f"<p>The first {ROWS_SHOWN} of {len(bad)}; scan.json has them all.</p>")
     if len(lines) == 1:
         lines.append("<p>Nothing: every field was taken, and every cell found in them was counted.</p>")
     return lines
@@ -193,12 +219,21 @@ def _why(row: Row) -> str:
 
 def _fields(rows: Sequence[Row], manifest: Manifest, folder: str) -> list[str]:
     points = [point.name for point in manifest.operating_points]
-    head = ("field", "cells found", "counted", *(f"flagged: {name}" for name in points), "most are", "red cell, px")
+    head = (
+        "field",
+        "cells found",
+        "counted",
+        "no answer",
+        *(f"flagged: {name}" for name in points),
+        "most are",
+        "red cell, px",
+    )
     body = [
         (
             escape(plain(row.name.removeprefix(folder))),
             str(row.found),
             str(row.counted.total()),
+            str(row.left_out["no answer"]),
             *(str(row.flagged[name]) for name in points),
             escape(", ".join(f"{label} {count}" for label, count in row.counted.most_common(3))),
             "-" if row.red_cell_px is None else f"{row.red_cell_px:.1f} ({row.scale})",
@@ -235,7 +270,7 @@ def _sheet(groups: Sequence[Group], folder: str) -> list[str]:
 
 
 def _cell(cell: Thumbnail, folder: str) -> str:
-    answer = escape(f"{cell.label} {100 * cell.probability:.0f} %")
+    answer = escape(("" if cell.answered else "would have said ") + f"{cell.label} {100 * cell.probability:.0f} %")
     flags = escape("".join(f", {name}?" for name in cell.flags if name != cell.label))
     place = escape(f"{plain(cell.field.removeprefix(folder))}, cell {cell.number}")
     data = base64.b64encode(cell.jpeg).decode("ascii")

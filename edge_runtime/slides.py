@@ -20,7 +20,7 @@ from PIL import Image
 from .errors import ImageError
 from .preprocess import MAX_FILE_BYTES, MAX_PICTURE_PIXELS, Box, Pixels
 from .scan import RED_CELL_UM, UM_PER_PX, FieldScan, Progress, Scanner
-from .tiles import measure_red_cells, plan_tiles
+from .tiles import inside, measure_red_cells, plan_tiles
 
 if TYPE_CHECKING:
     from openslide import OpenSlide
@@ -29,6 +29,11 @@ SLIDE_SUFFIXES = frozenset({".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".
 """Always slides. Other pictures are read like one where they are too large to be decoded whole."""
 
 CONVERT = "make a tiled TIFF of it: vips tiffsave PICTURE slide.tif --tile --compression jpeg --bigtiff"
+
+UNSCANNED = (250, 250, 250, 255)
+"""Of what the scanner passed over: as light as glass but not saturated, lest the smear beside it be "too bright"."""
+
+SIDES = ("x", "y", "width", "height")
 
 GLANCE_RED_CELL_PX = 8
 """What a red cell should measure at least on the level where glass is told from smear."""
@@ -109,11 +114,12 @@ def _open(name: str) -> OpenSlide:
 
 def _area(slide: OpenSlide) -> Box:
     """Return the part of the slide that was scanned: some scanners state its bounds."""
-    left, top, width, height = (
-        int(slide.properties.get(f"openslide.bounds-{side}", usual))
-        for side, usual in zip(("x", "y", "width", "height"), (0, 0, *slide.dimensions), strict=True)
-    )
-    return (left, top, width, height)
+    whole = (0, 0, *slide.dimensions)
+    with suppress(KeyError, ValueError):  # none, or no numbers
+        left, top, width, height = (int(slide.properties[f"openslide.bounds-{side}"]) for side in SIDES)
+        stated = inside((left, top, width, height), whole)
+        return stated if stated[2] and stated[3] else whole
+    return whole
 
 
 def _stated_um_per_px(slide: OpenSlide) -> float | None:
@@ -126,7 +132,7 @@ def _stated_um_per_px(slide: OpenSlide) -> float | None:
 
 
 def _read(slide: OpenSlide, name: str, box: Box, level: int) -> Pixels:
-    """Read a window on a level: (height, width, 3) uint8; what was not scanned is white, as an empty field."""
+    """Read a window on a level: (height, width, 3) uint8; what was not scanned is as light as an empty field."""
     import openslide
 
     factor = slide.level_downsamples[level]
@@ -135,5 +141,5 @@ def _read(slide: OpenSlide, name: str, box: Box, level: int) -> Pixels:
         region = slide.read_region((box[0], box[1]), level, size)
     except openslide.OpenSlideError as error:
         raise ImageError(f"{name}: damaged or truncated", got=error) from None
-    white = Image.new("RGBA", region.size, (255, 255, 255, 255))
-    return np.asarray(Image.alpha_composite(white, region).convert("RGB"))
+    ground = Image.new("RGBA", region.size, UNSCANNED)
+    return np.asarray(Image.alpha_composite(ground, region).convert("RGB"))

@@ -38,7 +38,7 @@ def optical_density(pixels: Pixels) -> Density:
     Returns:
         (H, W, 3) int32, 1000 x -log10(pixel / white), 0 or more; white is the channel's 95th percentile.
     """
-    density: Density = np.empty(pixels.shape, np.int32)
+    density: Density = np.empty_like(pixels, np.int32)  # channel by channel where the pixels are
     for c in range(3):
         darker = np.bincount(pixels[:, :, c].ravel(), minlength=256).cumsum()
         white = int(np.searchsorted(darker, 0.95 * darker[-1]))

@@ -79,7 +79,7 @@ def fit_abstention(export: Export) -> Fitted:
         )
 
     known = outputs(validation)
-    margins = conformal_margins(known.logits, index.targets(validation), temperature)
+    margins = np.array([*map(_short, conformal_margins(known.logits, index.targets(validation), temperature))])
     familiarity = fit_familiarity(described(training, outputs(training)), index.targets(training), len(labels))
     distances = [familiarity.distance(row) for row in described(validation, known)]
     limit = _short(np.quantile(distances, FAMILIAR, method="higher"))
@@ -88,7 +88,7 @@ def fit_abstention(export: Export) -> Fitted:
     return Fitted(
         {
             "coverage": COVERAGE,
-            "margins": dict(zip(labels, map(_short, margins), strict=True)),
+            "margins": dict(zip(labels, margins.tolist(), strict=True)),
             "familiarity": {"file": FILE, "limit": limit},
         },
         {FILE: (json.dumps(familiarity.to_dict(labels)) + "\n").encode()},
@@ -99,7 +99,9 @@ def fit_abstention(export: Export) -> Fitted:
 
 
 def _short(value: float) -> float:
-    return float(f"{value:.6g}")
+    """Round to six digits, and never down: a limit that was seen in a picture still holds it."""
+    short = float(f"{value:.6g}")
+    return short if short >= value else float(f"{value * (1 + 1e-5):.6g}")
 
 
 def conformal_margins(
@@ -120,7 +122,8 @@ def conformal_margins(
     Returns:
         (K,) nats, 0 or more.
     """
-    scores = (logits.max(1) - logits[np.arange(len(targets)), targets]).astype(np.float64) / temperature
+    values = logits.astype(np.float64)
+    scores = (values.max(1) - values[np.arange(len(targets)), targets]) / temperature
     together = _quantile(scores, coverage)
     margins = []
     for k in range(logits.shape[1]):

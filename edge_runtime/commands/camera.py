@@ -168,7 +168,8 @@ def _counted(field: FieldScan) -> str:
         return f"{field.name}: no answer: {'; '.join(refusal.text for refusal in field.refusals)}"
     labels = Counter(cell.prediction.label for cell in field.cells if field.left_out(cell) is None)
     left_out = len(field.cells) - labels.total()
-    counts = ", ".join(f"{label} {count}" for label, count in labels.most_common()) or "no white cell"
+    nothing = "no cell counted" if field.cells else "no white cell"
+    counts = ", ".join(f"{label} {count}" for label, count in labels.most_common()) or nothing
     return f"{field.name}: {counts}; {left_out} left out; {field.timings_ms['total']:.0f} ms"
 
 

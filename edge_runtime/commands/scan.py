@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import ImageError
+from ..errors import EngineError, ImageError
 from ..guard import complain, plain
 from .opening import add_command, engine_options, model_option, open_classifier, trust_option
 from .output import FAILED, Bar, Write
@@ -70,14 +71,12 @@ def _scan(options: argparse.Namespace) -> int:
     from ..preprocess import PICTURE_SUFFIXES
     from ..scan import Scanner
     from ..scan_files import scan_files
+    from ..scan_text import differential_text
     from ..slides import SLIDE_SUFFIXES
 
     unlisted: list[OSError] = []
     named = find_pictures(options.pictures, unlisted.append, options.out, PICTURE_SUFFIXES | SLIDE_SUFFIXES)
-    places: dict[str, str] = {}
-    for name in named:
-        places.setdefault(os.path.realpath(name), name)  # whatever is named twice is counted once
-    pictures = list(places.values())
+    pictures = _once(named)
     for error in unlisted:
         complain(f"{error.filename}: cannot be listed: {error.strerror}")
     classifier = open_classifier(options.model, options)
@@ -98,21 +97,45 @@ def _scan(options: argparse.Namespace) -> int:
                         files.add(field)
                     if options.json:
                         write(report.json_line(field.to_dict()))
-            except ImageError as error:
+            except (ImageError, EngineError) as error:  # the others go on
+                said = str(error) if isinstance(error, ImageError) else f"{name}: {error}"
                 bar.clear()
-                complain(str(error))
-                tally.fail(name, str(error))
+                complain(said)
+                tally.fail(name, said)
                 if options.json:
-                    write(report.json_line({"field": name, "error": str(error)}))
+                    write(report.json_line({"field": name, "error": said}))
         if files:
             files.finish(tally)
     found = tally.differential()
     if not options.json:
-        write(report.differential_text(found))
+        write(differential_text(found))
         if options.out is not None:
             write(f"written to {plain(options.out)}")
         write(report.NOTE)
     return FAILED if found.failed or unlisted else 0
+
+
+def _once(named: Sequence[str]) -> list[str]:
+    """Leave out what is named twice, and say which files are copies of others: every cell is counted once."""
+    from ..digest import sha256_hex_of_stream
+    from ..pictures import STDIN
+
+    places: dict[str, str] = {}
+    for name in named:
+        places.setdefault(STDIN if name == STDIN else os.path.realpath(name), name)
+    sizes = {name: os.path.getsize(name) for name in places.values() if name != STDIN and os.path.isfile(name)}
+    alike = Counter(sizes.values())
+    met: dict[str, str] = {}
+    pictures = []
+    for name in places.values():
+        if alike[sizes.get(name, -1)] > 1:  # only these can be copies
+            with suppress(OSError), open(name, "rb") as stream:
+                other = met.setdefault(sha256_hex_of_stream(stream), name)
+                if other != name:
+                    complain(f"{name}: the same bytes as {other}, which is counted; left out")
+                    continue
+        pictures.append(name)
+    return pictures
 
 
 def _fields(scanner: Scanner, picture: str, name: str, progress: Progress) -> Iterator[FieldScan]:

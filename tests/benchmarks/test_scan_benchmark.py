@@ -12,6 +12,7 @@ from benchmarks import scan as benchmark
 from benchmarks.cell_finder import Field, read_fields
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import UsageError
+from edge_runtime.refusal import Refusal
 from edge_runtime.scan import Scanner
 from train.render import render_field
 
@@ -48,6 +49,19 @@ def test_a_field_compared_with_itself_agrees(scanner: Scanner, field: Field) -> 
     fewer = [replace(scans[0], cells=scans[0].cells[1:])]
     assert benchmark.compare(scans, fewer, 1.0)["found_again"] == 1 - 1 / len(scans[0].cells)
     assert benchmark.compare(fewer, scans, 1.0)["new"] == 1 / len(scans[0].cells)
+
+
+def test_what_the_model_declined_is_counted(scanner: Scanner, field: Field) -> None:
+    (scan,), _ = benchmark.scan_all(scanner, [field])
+    whole = [cell for cell in scan.cells if not cell.cell.cut]
+    strange = (Refusal("unfamiliar", "distance", 9.0, high=3.5),)
+    cells = [replace(cell, prediction=replace(cell.prediction, refusals=())) for cell in scan.cells]
+    place = next(place for place, cell in enumerate(cells) if not cell.cell.cut)
+    cells[place] = replace(cells[place], prediction=replace(cells[place].prediction, refusals=strange))
+    found = benchmark.refusals_of([replace(scan, cells=tuple(cells), refusals=())])
+    assert found["whole_cells"] == len(whole) and found["answered"] == len(whole) - 1 > 0
+    assert found["declined"] == {"unfamiliar": 1} and found["fields_refused"] == 0
+    assert benchmark.refusals_of([replace(scan, refusals=strange)])["whole_cells"] == 0
 
 
 def test_a_slide_is_written_as_large_as_told(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ import pytest
 from bundle_maker import LABELS, replace_file, smear, spoil
 
 from edge_runtime.abstention import plausible, refusals
+from edge_runtime.bundle import open_bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import BundleError
 from edge_runtime.familiarity import Familiarity, describe, feature_names, parse_familiarity
 from edge_runtime.manifest import AbstentionLimits
 from edge_runtime.refusal import REASONS, Refusal
+from edge_runtime.report import info_text
 
 RNG = np.random.default_rng(3)
 MAP = RNG.normal(size=(7, 7, len(LABELS))).astype(np.float32)
@@ -112,6 +114,25 @@ def test_wide_margins_leave_several_labels(bundle_folder: Path) -> None:
     spoil(bundle_folder, lambda stated: stated["abstention"].update(margins=dict.fromkeys(LABELS, 1e6)))
     found = Classifier.open(bundle_folder).classify(smear(seed=1))
     assert found.plausible == LABELS and [refusal.reason for refusal in found.refusals] == ["ambiguous"]
+
+
+def test_info_says_when_a_bundle_declines(bundle_folder: Path) -> None:
+    assert "ambiguous" not in info_text(open_bundle(bundle_folder))
+    familiar(bundle_folder, 2.5)
+    shown = info_text(open_bundle(bundle_folder))
+    assert "unfamiliar: distance from the training pictures above 2.5" in shown
+    assert "ambiguous: several labels plausible, of which the true one is in 0.9" in shown
+
+
+def test_a_value_beyond_its_limit_looks_so() -> None:
+    assert Refusal("unfamiliar", "distance", 1.23004, high=1.23).text.startswith("unfamiliar: distance 1.23004, ")
+    assert "distance 9, expected at most 3.51" in Refusal("unfamiliar", "distance", 9.0, high=3.50697).text
+
+
+def test_what_is_exactly_at_the_margin_is_plausible_however_it_was_written() -> None:
+    step = 0.17148048
+    logits = np.array([[2 * step, step, 0]], np.float32)
+    assert plausible(logits, 1.0, (0.0, 0.17148, 0.34296)).all()
 
 
 def test_a_bundle_that_states_nothing_never_declines(bundle_folder: Path) -> None:

@@ -16,7 +16,7 @@ from edge_runtime.classifier import Classifier
 from edge_runtime.preprocess import Pixels
 from edge_runtime.quality import Quality, field_scale, judge, judge_field, measure, noise, sharpness
 from edge_runtime.quality_limits import FIELD_LIMITS, MEASURES, refusals
-from edge_runtime.refusal import REASONS
+from edge_runtime.refusal import REASONS, Refusal
 from edge_runtime.report import csv_header, csv_row, prediction_line
 from export.quality_limits import fit_limits
 from train.render import render_cell, render_field
@@ -213,5 +213,17 @@ def test_labels_that_are_not_excluded_are_named_where_they_are_some(valid_bundle
     assert "not excluded" not in prediction_line("a.png", prediction, 1)
     two = dataclasses.replace(prediction, plausible=LABELS[:2])
     assert f"; not excluded: {LABELS[0]}, {LABELS[1]}; " in prediction_line("a.png", two, 1)
+    unsure = dataclasses.replace(prediction, refusals=(Refusal("ambiguous", "labels", float(len(LABELS)), high=1.0),))
+    assert "; no label excluded; " in prediction_line("a.png", unsure, 1)
     one = dataclasses.replace(prediction, plausible=LABELS[:1])
     assert "not excluded" not in prediction_line("a.png", one, 1)
+
+
+def test_the_strongest_grain_and_rise_there_can_be_are_no_overflow() -> None:
+    board = (255 * (np.indices((40, 40)).sum(0) % 2)).astype(np.uint8)
+    assert noise(board) == 16 * 255 / 2 / (6 * 0.6745)
+    halves = np.zeros((40, 40, 3), np.uint8)
+    halves[(np.indices((40, 40)) // 20).sum(0) == 1] = 255  # an edge of one pixel in every direction
+    assert 0.7 < sharpness(halves) <= 1.0
+    found = measure(np.where(halves > 0, halves, np.uint8(253)))
+    assert found.white == found.clipped == 0.5

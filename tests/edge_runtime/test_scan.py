@@ -12,6 +12,7 @@ from PIL import Image
 
 from edge_runtime.cells import find_cells
 from edge_runtime.classifier import Classifier
+from edge_runtime.commands.camera import _counted
 from edge_runtime.errors import ImageError, UsageError
 from edge_runtime.refusal import Refusal
 from edge_runtime.scan import CROP_RED_CELLS, RED_CELL_UM, FieldScan, Scanner, _cut_out
@@ -73,7 +74,8 @@ def test_what_is_not_counted_says_why(classifier: Classifier, field: FieldScan, 
     cut = [cell for cell in field.cells if cell.cell.cut]
     assert cut and {field.left_out(cell) for cell in cut} == {"cut"}
     whole = next(cell for cell in field.cells if not cell.cell.cut)
-    assert field.left_out(whole) is None
+    sure = replace(whole, prediction=replace(whole.prediction, refusals=()))
+    assert field.left_out(sure) is None
     doubt = replace(whole, prediction=replace(whole.prediction, refusals=(Refusal("unfamiliar", "distance", 9.0),)))
     assert field.left_out(doubt) == "no answer"
     blurred = Refusal("blurred", "sharpness", 0.1, low=0.5)
@@ -82,6 +84,9 @@ def test_what_is_not_counted_says_why(classifier: Classifier, field: FieldScan, 
     )
     assert refused.refusals == (blurred,) and len(refused.cells) == len(field.cells)
     assert {refused.left_out(cell) for cell in refused.cells} == {"field refused"}
+    declined = replace(refused, refusals=(), cells=(doubt,))
+    assert "no cell counted; 1 left out" in _counted(declined)
+    assert "no white cell; 0 left out" in _counted(replace(declined, cells=()))
     told = refused.to_dict()
     assert told["refusals"][0]["reason"] == "blurred" and told["cells"][0]["left_out"] == "field refused"
 

@@ -14,9 +14,10 @@ import pytest
 from bundle_maker import bomb, tiny_bundle
 from PIL import Image
 
-from edge_runtime import cli
+from edge_runtime import cli, slides
 from edge_runtime.classifier import Classifier
-from edge_runtime.errors import ImageError
+from edge_runtime.errors import EngineError, ImageError
+from edge_runtime.quality import CLIPPED
 from edge_runtime.scan import FieldScan, Scanner
 from edge_runtime.slides import is_slide, scan_slide
 from train.render import render_field
@@ -67,6 +68,28 @@ def test_a_folder_becomes_one_report(run, fields: Path, tmp_path: Path) -> None:
     assert data["fields"][2]["found"] == 0 and data["fields"][2]["scale"] == "unknown"
 
 
+def test_a_copy_of_a_field_is_counted_once_and_named(run, fields: Path, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.png", "sub/b.png"):
+        (tmp_path / name).write_bytes((fields / "a.png").read_bytes())
+    (tmp_path / "empty.png").write_bytes((fields / "empty.png").read_bytes())
+    status, out, err = run(tmp_path)
+    assert status == 0 and out.startswith("2 fields, ") and len(err) == 1
+    assert "b.png: the same bytes as " in err[0] and "which is counted" in err[0]
+
+
+def test_a_field_at_which_the_engine_fails_does_not_end_the_scan(
+    run, fields: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: Scanner, *arguments: object, **options: object) -> FieldScan:
+        raise EngineError("a value that is not finite")
+
+    monkeypatch.setattr(Scanner, "look", failing)
+    status, out, err = run(fields / "a.png", fields / "empty.png", "--out", tmp_path)
+    assert status == 1 and len(err) == 2 and "2 failed" in out and "a.png: a value" in err[0]
+    assert len(json.loads((tmp_path / "scan.json").read_text())["fields"]) == 2
+
+
 def test_json_is_a_line_per_field(run, fields: Path) -> None:
     status, out, _ = run("--json", fields)
     lines = [json.loads(line) for line in out.splitlines()]
@@ -112,7 +135,9 @@ def test_killed_and_started_again_it_loses_and_doubles_nothing(fields: Path, tmp
     many = tmp_path / "many"
     many.mkdir()
     for number in range(6):
-        (many / f"{number}.png").write_bytes((fields / "a.png").read_bytes())
+        with Image.open(fields / "a.png") as picture:
+            picture.putpixel((0, 0), (number, 0, 0))  # a copy would be counted once
+            picture.save(many / f"{number}.png")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "edge_runtime", "scan", str(many), "--out", str(out)]
     process = subprocess.Popen([*command, "--json"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -175,6 +200,53 @@ def test_a_slide_gives_what_the_picture_gives(mosaic: np.ndarray, tmp_path: Path
     assert 0 < len(slide) < seen[0], "glass is passed over"
     whole = scanner.scan(mosaic)
     assert [cell.cell for cell in whole.cells] == [cell for _, cell, *_ in told(slide)]
+
+
+def test_a_cell_alone_at_the_smears_end_is_no_refused_field() -> None:
+    smear = render("Benign", 1, 448)
+    slide = np.full((1500, 1900, 3), 240, np.uint8)
+    slide[:448, :448] = smear
+    rows, columns = np.mgrid[:1500, :1900]
+    slide[(rows - 1200) ** 2 + (columns - 1600) ** 2 < 20**2] = (90, 40, 140)
+    fields = list(Scanner(Classifier.open("blood-cells", threads=1)).looks(slide, "slide"))
+    alone = [field for field in fields for cell in field.cells if cell.cell.centre[0] > 1500]
+    assert len(fields) > 1 and len(alone) == 1 and alone[0].refusals == ()
+
+
+class Scanned:
+    """Stands for a slide of which only a corner was scanned, and whose file states where."""
+
+    dimensions = (800, 600)
+    level_downsamples = (1.0,)
+
+    def __init__(self, **bounds: str) -> None:
+        self.properties = {f"openslide.bounds-{side}": value for side, value in bounds.items()}
+
+    def read_region(self, place: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+        region = Image.new("RGBA", size, (0, 0, 0, 0))
+        region.paste(Image.new("RGBA", (size[0] // 2, size[1]), (200, 150, 180, 255)))
+        return region
+
+
+def test_what_was_not_scanned_is_no_over_exposed_glass() -> None:
+    pytest.importorskip("openslide", reason="extra slides is not installed")
+    seen = slides._read(Scanned(), "slide", (0, 0, 40, 20), 0)
+    assert (seen[:, :20] == (200, 150, 180)).all() and (seen[:, 20:] >= 240).all() and (seen < CLIPPED).all()
+
+
+@pytest.mark.parametrize(
+    ("bounds", "area"),
+    [
+        ({}, (0, 0, 800, 600)),
+        ({"x": "100", "y": "50", "width": "200", "height": "300"}, (100, 50, 200, 300)),
+        ({"x": "700", "y": "50", "width": "200", "height": "300"}, (700, 50, 100, 300)),
+        ({"x": "100"}, (0, 0, 800, 600)),
+        ({"x": "one", "y": "50", "width": "200", "height": "300"}, (0, 0, 800, 600)),
+        ({"x": "900", "y": "50", "width": "200", "height": "300"}, (0, 0, 800, 600)),
+    ],
+)
+def test_bounds_that_a_slide_states_are_believed_where_they_can_be(bounds: dict, area: tuple) -> None:
+    assert slides._area(Scanned(**bounds)) == area
 
 
 def test_what_is_a_slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

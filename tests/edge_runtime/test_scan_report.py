@@ -16,12 +16,13 @@ from PIL import Image
 
 from edge_runtime.classifier import Classifier, Flag
 from edge_runtime.contact_sheet import SHOWN, THUMB_PX, ContactSheet, heading
-from edge_runtime.differential import Tally, wilson
+from edge_runtime.differential import Tally
 from edge_runtime.errors import OutputError
 from edge_runtime.refusal import Refusal
-from edge_runtime.report import differential_text
 from edge_runtime.scan import FieldScan, ScannedCell, Scanner
 from edge_runtime.scan_files import DATA, PAGE, SHEET, TABLE, scan_files
+from edge_runtime.scan_text import differential_text
+from edge_runtime.shares import wilson
 from train.render import render_field
 
 HOSTILE = 'a<script>alert("x")</script>&\'\n,;.png'
@@ -54,6 +55,7 @@ def made(field: FieldScan) -> Make:
                 label=label,
                 probability=1 / (1 + place),
                 flags={"blast": Flag(blast, float(blast), 0.5)},
+                refusals=(),
             )
             cells.append(replace(sample, prediction=prediction))
         return replace(field, name=name, cells=tuple(cells), **changes)
@@ -129,6 +131,42 @@ def test_nothing_found_is_no_division_by_zero(classifier: Classifier) -> None:
     assert "left out: none" in differential_text(found)
 
 
+UNFAMILIAR = (Refusal("unfamiliar", "distance from the training pictures", 9.0, high=3.5),)
+
+
+def test_where_the_model_declined_the_report_says_so_and_gives_no_result(
+    classifier: Classifier, made: Make, tmp_path: Path
+) -> None:
+    scan = made("blast", "blast", "lymphocyte", "lymphocyte", "lymphocyte")
+    for place in range(5):
+        scan = changed(scan, place, refusals=UNFAMILIAR)
+    tally = Tally(classifier.bundle.manifest)
+    tally.add(scan)
+    found = tally.differential()
+    assert found.declined == {"unfamiliar": 5} and found.would_have_said == {"lymphocyte": 3, "blast": 2}
+    assert found.to_dict()["declined"] == tally.rows[0].to_dict()["declined"] == {"unfamiliar": 5}
+    text = differential_text(found)
+    assert "no cell was counted" in text and "%" not in text and "flagged" not in text
+    assert "no answer, unfamiliar 5: unlike what the model was trained on: look yourself" in text
+    assert "would have said, which is no result: lymphocyte 3, blast 2" in text
+    assert "5 of 5 cells are unlike the model's training pictures" in text and "docs/abstention.md" in text
+    page = Page()
+    page.feed(write(tmp_path, classifier, scan)[PAGE].read_text(encoding="utf-8"))
+    shown = " ".join(page.text)
+    assert "The model declined to answer for 5 cells." in shown and "Flagged" not in shown
+    assert "What it would have said of these: no result" in shown and "of the leukocytes that were" not in shown.lower()
+    assert all(text.startswith("would have said ") for text in page.alternatives) and len(page.alternatives) == 5
+    assert "blast?" not in shown
+
+
+def test_shares_of_some_answers_say_how_many_were_declined(classifier: Classifier, made: Make) -> None:
+    tally = Tally(classifier.bundle.manifest)
+    ambiguous = (Refusal("ambiguous", "labels that cannot be excluded", 2.0, high=1.0),)
+    tally.add(changed(made("neutrophil", "neutrophil", "platelet", "monocyte"), 3, refusals=ambiguous))
+    text = differential_text(tally.differential())
+    assert "Shares are of the 3 of 4 cells that it answered" in text and "would have said" in text
+
+
 def test_groups_are_sorted_and_large_ones_sampled(classifier: Classifier, made: Make) -> None:
     sheet = ContactSheet(classifier.bundle.manifest)
     scan = made(*["neutrophil"] * (SHOWN + 40), "lymphocyte", "blast", "monocyte", "monocyte")
@@ -193,9 +231,11 @@ def write(folder: Path, classifier: Classifier, *scans: FieldScan) -> dict[str, 
 
 
 def test_the_page_stands_alone_and_escapes_what_it_shows(
-    classifier: Classifier, field: FieldScan, tmp_path: Path
+    classifier: Classifier, field: FieldScan, made: Make, tmp_path: Path
 ) -> None:
-    text = write(tmp_path, classifier, replace(field, name=HOSTILE))[PAGE].read_text(encoding="utf-8")
+    text = write(tmp_path, classifier, replace(field, name=HOSTILE), made("blast", name="made.png"))[PAGE].read_text(
+        encoding="utf-8"
+    )
     page = Page()
     page.feed(text)
     assert page.open == [] and not {"script", "i", "link", "iframe"} & set(page.tags)
@@ -203,8 +243,12 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(
     assert "url(" not in text and "@import" not in text and "http" not in text
     shown = " ".join(page.text)
     assert 'a<script>alert("x")</script>&\' ,;.png' in shown and "broken<i>.png: damaged & truncated" in shown
-    assert len(page.alternatives) == len(field.cells) and all("heatmap" in text for text in page.alternatives)
-    assert "not a diagnosis" in shown and "Wilson" in shown and "@media print" in text
+    assert (
+        "Wilson" in shown
+        and len(page.alternatives) == len(field.cells) + 1
+        and all("heatmap" in text for text in page.alternatives)
+    )
+    assert "not a diagnosis" in shown and "@media print" in text
     assert page.tags.count("th") > 20 and page.tags.count("caption") == page.tags.count("table") >= 4
     for anchor in (link for link in page.links if link.startswith("#")):
         assert f'id="{anchor[1:]}"' in text

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.abstention import plausible
-from export.abstention import conformal_margins, fit_familiarity, measure_abstention
+from export.abstention import _short, conformal_margins, fit_familiarity, measure_abstention
 
 RNG = np.random.default_rng(5)
 
@@ -26,6 +26,11 @@ def test_the_margin_is_the_quantile_of_split_conformal_prediction() -> None:
     logits[:, 1] = np.arange(99) / 10  # truth is class 0, and lags behind by 0, 0.1, ... 9.8
     margins = conformal_margins(logits, np.zeros(99, np.int64), 0.5, 0.95)
     assert margins[0] == pytest.approx(9.4 / 0.5)  # the 95th of 99
+
+
+def test_limits_are_never_written_smaller_than_what_was_seen() -> None:
+    values = [0.17148048, 3.506974999, 0.0, 1e-7 / 3, 123456.74, *np.random.default_rng(1).exponential(size=500)]
+    assert all(value <= _short(value) <= value * (1 + 2e-5) for value in values)
 
 
 def test_a_class_of_few_pictures_takes_the_margin_of_all() -> None:
@@ -48,7 +53,7 @@ def test_coverage_holds_class_by_class_on_pictures_that_were_not_seen() -> None:
     logits, targets = drawn(20000)
     covered = plausible(logits, 1.3, tuple(margins))[np.arange(20000), targets]
     for k in range(4):
-        assert covered[targets == k].mean() == pytest.approx(0.95, abs=0.015)
+        assert covered[targets == k].mean() == pytest.approx(0.95, abs=0.02)  # sd 0.007, of what 1000 pictures teach
 
 
 def test_what_is_far_from_every_class_is_far() -> None:
