@@ -92,6 +92,7 @@ def _serve(options: argparse.Namespace) -> None:
         raise UsageError("serve is not installed", got=str(error), todo='pip install "leukoscope[serve]"') from None
     import logging
 
+    from ..notify import Supervisor
     from ..server.app import create_app
     from ..server.gate import LOOPBACK, Access
     from ..server.history import Bounds, History
@@ -129,6 +130,7 @@ def _serve(options: argparse.Namespace) -> None:
         port = listener.getsockname()[1]
         shown = f"[{options.host}]" if ":" in options.host else options.host
         print(f"http://{shown}:{port}/   {', '.join(models)}; Ctrl-C stops", flush=True)
+        Supervisor().tell("READY=1")
         serve(create_app(service, access), listener, limits)
 
 

@@ -135,6 +135,16 @@ def get(address: str) -> bytes:
         return found
 
 
+def test_systemd_is_told_when_it_answers(valid_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(tmp_path / "notify"))
+        supervisor.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        with process("--model", valid_bundle, "--no-history") as (_, address):
+            assert supervisor.recv(100) == b"READY=1"
+            assert json.loads(get(f"{address}/healthz"))
+
+
 def test_it_keeps_its_history_over_a_restart_and_has_one_process(
     capsys: pytest.CaptureFixture[str], valid_bundle: Path, picture_file: Path
 ) -> None:
