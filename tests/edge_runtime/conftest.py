@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # bundle_maker, whatever the imp
 
 from bundle_maker import smear, tiny_bundle
 
+from edge_runtime.cli import main
+
 
 @pytest.fixture(autouse=True)
 def device_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -23,6 +25,23 @@ def device_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "settings" / "device.json"
     monkeypatch.setenv("LEUKOSCOPE_CONFIG", str(path))
     return path
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, list[str]]]:
+    """Return a function that runs a command line: (status, standard output, lines of standard error)."""
+
+    def call(*arguments: object) -> tuple[int, str, list[str]]:
+        capfd.readouterr()
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse's own way out
+            status = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        return status, out, err.splitlines()
+
+    return call
 
 
 @pytest.fixture

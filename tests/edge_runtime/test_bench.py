@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from bundle_maker import tiny_bundle
 
-from edge_runtime import cli, machine
 from edge_runtime import device_settings as settings_module
+from edge_runtime import machine
 from edge_runtime.bench import SETTLE, TURN, WARM_UP, Row, bench, best_of, interleaved, thread_counts
 from edge_runtime.bundle import open_bundle
 from edge_runtime.classifier import Classifier
@@ -24,23 +24,6 @@ from edge_runtime.engines import ENGINES, Engine
 def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with a model for two engines."""
     return tiny_bundle(tmp_path_factory.mktemp("both") / "bundle", "float32", "onnx")
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]):
-    """Return a function that runs a command line: (status, standard output, lines of standard error)."""
-
-    def call(*arguments: object) -> tuple[int, str, list[str]]:
-        capfd.readouterr()
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return status, out, err.splitlines()
-
-    return call
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundle_maker import smear
+from films import frames_of, write_video
 
 from edge_runtime import camera as camera_module
 from edge_runtime import camera_sources
@@ -26,28 +27,6 @@ FRAMES = 10
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video of `FRAMES` drawn fields, each another one; MJPG."""
     return write_video(tmp_path_factory.mktemp("video") / "smear.avi", FRAMES, FPS)
-
-
-def write_video(path: Path, frames: int, fps: float) -> Path:
-    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), fps, (96, 96))
-    assert writer.isOpened()
-    for seed in range(frames):
-        writer.write(smear(96, seed)[:, :, ::-1])
-    writer.release()
-    return path
-
-
-def frames_of(video: Path) -> list[np.ndarray]:
-    """The same frames, read by OpenCV alone: RGB."""
-    import cv2
-
-    capture, found = cv2.VideoCapture(str(video)), []
-    while True:
-        there, frame = capture.read()
-        if not there:
-            return found
-        found.append(frame[:, :, ::-1])
 
 
 def test_every_frame_of_a_file_is_the_frame_in_the_file_in_rgb(video: Path) -> None:

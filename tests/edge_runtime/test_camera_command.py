@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundle_maker import smear
+from films import frames_of, write_video
 from PIL import Image
 
 from edge_runtime import camera as camera_module
@@ -27,45 +28,17 @@ FPS, FRAMES = 20.0, 10
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video of drawn fields, each another one."""
-    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
-    path = tmp_path_factory.mktemp("video") / "smear.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), FPS, (96, 96))
-    for seed in range(FRAMES):
-        writer.write(smear(96, seed)[:, :, ::-1])
-    writer.release()
-    return path
+    return write_video(tmp_path_factory.mktemp("video") / "smear.avi", FRAMES, FPS)
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], valid_bundle: Path):
-    """Return a function that runs ``camera``: (status, standard output, lines of standard error)."""
-
-    def call(*arguments: object) -> tuple[int, str, list[str]]:
-        capfd.readouterr()
-        try:
-            status = cli.main(["camera", "--model", str(valid_bundle), *map(str, arguments)])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return status, out, err.splitlines()
-
-    return call
+def camera(run, valid_bundle: Path):
+    """Return a function that runs ``camera`` with the tiny bundle, as `run` does."""
+    return lambda *arguments: run("camera", "--model", valid_bundle, *arguments)
 
 
-def frames_of(video: Path) -> list[np.ndarray]:
-    import cv2
-
-    capture, found = cv2.VideoCapture(str(video)), []
-    while True:
-        there, frame = capture.read()
-        if not there:
-            return found
-        found.append(np.ascontiguousarray(frame[:, :, ::-1]))
-
-
-def test_answers_are_those_of_the_frames_classified_directly(run, video: Path, valid_bundle: Path) -> None:
-    status, out, err = run(video, "--every-frame", "--json")
+def test_answers_are_those_of_the_frames_classified_directly(camera, video: Path, valid_bundle: Path) -> None:
+    status, out, err = camera(video, "--every-frame", "--json")
     answers = [json.loads(line) for line in out.splitlines()]
     assert status == 0 and err == [f"{FRAMES} frames seen, {FRAMES} answered, 0 dropped"]
     assert [answer["frame"] for answer in answers] == list(range(1, FRAMES + 1))
@@ -76,7 +49,7 @@ def test_answers_are_those_of_the_frames_classified_directly(run, video: Path, v
     assert len({tuple(answer["logits"]) for answer in answers}) > 1
 
 
-def test_a_slow_classifier_drops_frames_and_says_how_many(run, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_classifier_drops_frames_and_says_how_many(camera, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Classifier.classify
 
     def slow(self: Classifier, *arguments: object):
@@ -84,7 +57,7 @@ def test_a_slow_classifier_drops_frames_and_says_how_many(run, video: Path, monk
         return real(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Classifier, "classify", slow)
-    status, out, err = run(video, "--json")
+    status, out, err = camera(video, "--json")
     answers = [json.loads(line) for line in out.splitlines()]
     seen, answered, dropped = (int(word) for word in err[0].split() if word.isdecimal())
     assert status == 0 and seen == FRAMES and answered == len(answers) < FRAMES / 2
@@ -122,20 +95,20 @@ def test_scan_finds_the_cells_that_the_scanner_finds(field_video: Path, capfd: p
     assert len(lines) == 3 and all(line.endswith(" dropped") and " left out; " in line for line in lines[:2])
 
 
-def test_scan_needs_a_model_for_cells(run, field_video: Path) -> None:
-    status, out, err = run(field_video, "--scan")  # the fixture's is for fields
+def test_scan_needs_a_model_for_cells(camera, field_video: Path) -> None:
+    status, out, err = camera(field_video, "--scan")  # the fixture's is for fields
     assert (status, out, len(err)) == (2, "", 1) and "model for single cells" in err[0]
 
 
-def test_lines_for_people_end_with_the_note(run, video: Path) -> None:
-    status, out, _ = run(video, "--every-frame", "--frames", 3, "--top", 1)
+def test_lines_for_people_end_with_the_note(camera, video: Path) -> None:
+    status, out, _ = camera(video, "--every-frame", "--frames", 3, "--top", 1)
     *lines, note = out.splitlines()
     assert status == 0 and len(lines) == 3 and note == "Research decision support, not a diagnosis."
     assert lines[0].startswith("frame 1: ") and lines[0].endswith(" ms; 0 dropped") and lines[0].count("%") == 1
 
 
-def test_every_spaces_answers_out(run, video: Path) -> None:
-    status, out, _ = run(video, "--json", "--every", 0.15, "--frames", 3)
+def test_every_spaces_answers_out(camera, video: Path) -> None:
+    status, out, _ = camera(video, "--json", "--every", 0.15, "--frames", 3)
     times = [json.loads(line)["time_s"] for line in out.splitlines()]
     assert status == 0 and len(times) == 3
     # A frame may be older than its answer, by as much as the next one is late.
@@ -143,11 +116,11 @@ def test_every_spaces_answers_out(run, video: Path) -> None:
 
 
 def test_saved_frames_classify_the_same_and_no_run_overwrites_another(
-    run, video: Path, valid_bundle: Path, tmp_path: Path
+    camera, video: Path, valid_bundle: Path, tmp_path: Path
 ) -> None:
     saved = []
     for _ in range(2):
-        status, out, _ = run(video, "--every-frame", "--json", "--frames", 2, "--save", tmp_path / "seen")
+        status, out, _ = camera(video, "--every-frame", "--json", "--frames", 2, "--save", tmp_path / "seen")
         assert status == 0
         for line in out.splitlines():
             saved.append(json.loads(line))
@@ -159,7 +132,9 @@ def test_saved_frames_classify_the_same_and_no_run_overwrites_another(
             np.testing.assert_array_equal(np.asarray(picture), frames_of(video)[answer["frame"] - 1])
 
 
-def test_a_frame_that_fails_gets_its_line_and_the_next_go_on(run, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_that_fails_gets_its_line_and_the_next_go_on(
+    camera, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = Classifier.classify
 
     def sometimes(self: Classifier, image: np.ndarray, name: str):
@@ -168,14 +143,14 @@ def test_a_frame_that_fails_gets_its_line_and_the_next_go_on(run, video: Path, m
         return real(self, image, name)
 
     monkeypatch.setattr(Classifier, "classify", sometimes)
-    status, out, err = run(video, "--every-frame", "--json")
+    status, out, err = camera(video, "--every-frame", "--json")
     answers = [json.loads(line) for line in out.splitlines()]
     assert status == 1 and len(answers) == FRAMES
     assert answers[1]["error"] == "litert failed on a picture"
     assert err == ["error: frame 2: litert failed on a picture", "10 frames seen, 9 answered, 0 dropped"]
 
 
-def test_a_camera_that_goes_is_named_and_the_summary_is_printed(run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_camera_that_goes_is_named_and_the_summary_is_printed(camera, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(camera_module, "RETRY_S", (0.05,))
     monkeypatch.setattr(camera_module, "SILENCE_S", 0.5)
 
@@ -197,7 +172,7 @@ def test_a_camera_that_goes_is_named_and_the_summary_is_printed(run, monkeypatch
             pass
 
     monkeypatch.setitem(camera_sources._KINDS, "camera", camera_sources.Kind(True, Once.open))
-    status, out, err = run("0", "--json")
+    status, out, err = camera("0", "--json")
     assert status == 1 and json.loads(out)["frame"] == 1
     assert err == [
         "warning: 0: gone; it is being opened again",
@@ -219,13 +194,13 @@ def test_a_camera_that_goes_is_named_and_the_summary_is_printed(run, monkeypatch
         ["rtsp://somewhere/"],
     ],
 )
-def test_usage_errors_are_one_line_and_status_2(run, arguments: list[str]) -> None:
-    status, out, err = run(*arguments)
+def test_usage_errors_are_one_line_and_status_2(camera, arguments: list[str]) -> None:
+    status, out, err = camera(*arguments)
     assert (status, out, len(err)) == (2, "", 1) and err[0].startswith("error: ")
 
 
-def test_a_missing_camera_is_one_line(run) -> None:
-    status, out, err = run("/dev/video987")
+def test_a_missing_camera_is_one_line(camera) -> None:
+    status, out, err = camera("/dev/video987")
     assert (status, out, len(err)) == (1, "", 1)
 
 

@@ -36,23 +36,6 @@ def default_bundles(valid_bundle: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]):
-    """Return a function that runs a command line: (status, standard output, lines of standard error)."""
-
-    def call(*arguments: object) -> tuple[int, str, list[str]]:
-        capfd.readouterr()
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as stop:  # argparse's own way out
-            status = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return status, out, err.splitlines()
-
-    return call
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder with three good pictures, three bad ones and a text."""
     root = tmp_path / "pictures"

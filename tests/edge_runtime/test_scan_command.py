@@ -14,7 +14,7 @@ import pytest
 from bundle_maker import bomb, tiny_bundle
 from PIL import Image
 
-from edge_runtime import cli, slides
+from edge_runtime import slides
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import EngineError, ImageError
 from edge_runtime.quality import CLIPPED
@@ -27,20 +27,9 @@ FILES = {"report.html", "cells.csv", "scan.json", "contact-sheet.jpg"}
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]):
-    """Return a function that runs ``scan``: (status, standard output, lines of standard error)."""
-
-    def call(*arguments: object) -> tuple[int, str, list[str]]:
-        capfd.readouterr()
-        try:
-            status = cli.main(["scan", *map(str, arguments)])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return status, out, err.splitlines()
-
-    return call
+def scan_command(run):
+    """Return a function that runs ``scan``, as `run` does."""
+    return lambda *arguments: run("scan", *arguments)
 
 
 def render(label: str, seed: int, side: int = 448) -> np.ndarray:
@@ -57,8 +46,8 @@ def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_folder_becomes_one_report(run, fields: Path, tmp_path: Path) -> None:
-    status, out, err = run(fields, fields / "a.png", "--out", tmp_path / "report")
+def test_a_folder_becomes_one_report(scan_command, fields: Path, tmp_path: Path) -> None:
+    status, out, err = scan_command(fields, fields / "a.png", "--out", tmp_path / "report")
     assert status == 1 and len(err) == 1 and "broken.png: damaged or truncated" in err[0]
     assert out.startswith("3 fields, ") and "; 1 failed" in out and out.endswith("not a diagnosis.\n")
     assert {path.name for path in (tmp_path / "report").iterdir()} == FILES
@@ -68,58 +57,60 @@ def test_a_folder_becomes_one_report(run, fields: Path, tmp_path: Path) -> None:
     assert data["fields"][2]["found"] == 0 and data["fields"][2]["scale"] == "unknown"
 
 
-def test_a_copy_of_a_field_is_counted_once_and_named(run, fields: Path, tmp_path: Path) -> None:
+def test_a_copy_of_a_field_is_counted_once_and_named(scan_command, fields: Path, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     for name in ("a.png", "sub/b.png"):
         (tmp_path / name).write_bytes((fields / "a.png").read_bytes())
     (tmp_path / "empty.png").write_bytes((fields / "empty.png").read_bytes())
-    status, out, err = run(tmp_path)
+    status, out, err = scan_command(tmp_path)
     assert status == 0 and out.startswith("2 fields, ") and len(err) == 1
     assert "b.png: the same bytes as " in err[0] and "which is counted" in err[0]
 
 
 def test_a_field_at_which_the_engine_fails_does_not_end_the_scan(
-    run, fields: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scan_command, fields: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(self: Scanner, *arguments: object, **options: object) -> FieldScan:
         raise EngineError("a value that is not finite")
 
     monkeypatch.setattr(Scanner, "look", failing)
-    status, out, err = run(fields / "a.png", fields / "empty.png", "--out", tmp_path)
+    status, out, err = scan_command(fields / "a.png", fields / "empty.png", "--out", tmp_path)
     assert status == 1 and len(err) == 2 and "2 failed" in out and "a.png: a value" in err[0]
     assert len(json.loads((tmp_path / "scan.json").read_text())["fields"]) == 2
 
 
-def test_json_is_a_line_per_field(run, fields: Path) -> None:
-    status, out, _ = run("--json", fields)
+def test_json_is_a_line_per_field(scan_command, fields: Path) -> None:
+    status, out, _ = scan_command("--json", fields)
     lines = [json.loads(line) for line in out.splitlines()]
     assert status == 1 and [Path(line["field"]).name for line in lines] == ["a.png", "broken.png", "empty.png"]
     assert "error" in lines[1] and lines[0]["cells"][0]["number"] == 1
 
 
-def test_nothing_is_written_unless_asked(run, fields: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_unless_asked(
+    scan_command, fields: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(fields / "a.png")[0] == 0
+    assert scan_command(fields / "a.png")[0] == 0
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_report_among_the_fields_is_not_scanned(run, fields: Path, tmp_path: Path) -> None:
+def test_a_report_among_the_fields_is_not_scanned(scan_command, fields: Path, tmp_path: Path) -> None:
     Image.open(fields / "a.png").save(tmp_path / "a.png")
-    first = run(tmp_path, "--out", tmp_path / "report")
-    second = run(tmp_path, "--out", tmp_path / "report")
+    first = scan_command(tmp_path, "--out", tmp_path / "report")
+    second = scan_command(tmp_path, "--out", tmp_path / "report")
     assert first == second and first[0] == 0
 
 
-def test_wrong_usage_is_one_line(run, fields: Path, tmp_path: Path) -> None:
-    status, _, err = run(fields, "--model", "all-subtypes")
+def test_wrong_usage_is_one_line(scan_command, fields: Path, tmp_path: Path) -> None:
+    status, _, err = scan_command(fields, "--model", "all-subtypes")
     assert status == 2 and "scan needs a model for single cells: got all-subtypes" in err[0] and len(err) == 1
-    status, _, err = run(fields, "--um-per-px", "25")
+    status, _, err = scan_command(fields, "--um-per-px", "25")
     assert status == 2 and err == ["error: micrometres per pixel: got 25.0, expected 0.02 to 1.0"]
     (tmp_path / "nothing").mkdir()
-    status, _, err = run(tmp_path / "nothing")
+    status, _, err = scan_command(tmp_path / "nothing")
     assert status == 2 and "no pictures there" in err[0] and ".svs" in err[0]
     field_bundle = tiny_bundle(tmp_path / "bundle")
-    assert run(fields, "--model", field_bundle)[0] == 2
+    assert scan_command(fields, "--model", field_bundle)[0] == 2
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -262,14 +253,14 @@ def test_what_is_a_slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert not is_slide(tmp_path / "pipe.png")  # without waiting for somebody to write
 
 
-def test_too_large_a_picture_says_how_to_convert_it(run, tmp_path: Path) -> None:
+def test_too_large_a_picture_says_how_to_convert_it(scan_command, tmp_path: Path) -> None:
     pytest.importorskip("openslide", reason="extra slides is not installed")
     (tmp_path / "large.png").write_bytes(bomb(100_000, 100_000))
-    status, _, err = run(tmp_path / "large.png")
+    status, _, err = scan_command(tmp_path / "large.png")
     assert status == 1 and len(err) == 1 and "too large to decode" in err[0] and "vips tiffsave" in err[0]
     (tmp_path / "cut.svs").write_bytes(b"II*\0 no slide")
     (tmp_path / "none.svs").write_bytes(b"")
-    status, _, err = run(tmp_path / "cut.svs", tmp_path / "none.svs", tmp_path / "missing.svs")
+    status, _, err = scan_command(tmp_path / "cut.svs", tmp_path / "none.svs", tmp_path / "missing.svs")
     assert status == 1 and len(err) == 3 and "missing.svs: no such file" in err[2]
 
 
