@@ -132,13 +132,14 @@ def inference_cost(name: str, rounds: int, threads: int) -> dict[str, Any]:
 
 
 def answer_cost(name: str, picture: Path, rounds: int) -> dict[str, Any]:
-    """Time the parts of one answer in a warm process: decode, prepare, infer, all."""
+    """Time the parts of one answer in a warm process: decode, prepare, infer, judge, all."""
     classifier = Classifier.open(name, threads=1)
     encoded = picture.read_bytes()
     wanted = classifier.classify(encoded).label
     preprocess = classifier.preprocess
     upright = decode(encoded)
     pixels = prepare(upright, preprocess)
+    logits, class_map = classifier.engine.run(pixels)
 
     def whole() -> None:
         if classifier.classify(encoded).label != wanted:
@@ -148,6 +149,7 @@ def answer_cost(name: str, picture: Path, rounds: int) -> dict[str, Any]:
         "decode": lambda: decode(encoded),
         "prepare": lambda: prepare(upright, preprocess),
         "infer": lambda: classifier.engine.run(pixels),
+        "judge": lambda: classifier.judge(pixels, pixels, logits, class_map),
         "all": whole,
     }
     times = interleave(ways, rounds)

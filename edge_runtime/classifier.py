@@ -66,7 +66,7 @@ class Prediction:
         flags: operating point -> answer.
         plausible: labels that cannot be excluded, in the order of the logits; all where the bundle does not say.
         refusals: why there is no answer; none where there is one. All else is there in any case, for people who look.
-        timings_ms: "decode", "prepare", "infer" and "total", milliseconds.
+        timings_ms: "decode", "prepare", "infer", "judge" (whether to decline) and "total", milliseconds.
         bundle_id: of the bundle that answered.
         degraded: True when the bundle did not pass its parity gates.
     """
@@ -196,14 +196,16 @@ class Classifier:
             flags[point.name] = Flag(score >= point.threshold, score, point.threshold)
         io, best = manifest.io, int(np.argmax(logits))
         shown = heatmap(class_map, best)
-        kept, declined = self._decline(pixels, logits, class_map)
-        spoilt: tuple[Refusal, ...] = ()
-        if manifest.quality:
-            from .quality import judge  # bundles without limits start without it
-
-            spoilt = judge(plain, manifest.quality)
-        moments = {"decode": decoded - start, "prepare": prepared - decoded, "infer": inferred - prepared}
-        moments["total"] = time.perf_counter() - start
+        answered = time.perf_counter()
+        kept, refused = self.judge(pixels, plain, logits, class_map)
+        end = time.perf_counter()
+        moments = {
+            "decode": decoded - start,
+            "prepare": prepared - decoded,
+            "infer": inferred - prepared,
+            "judge": end - answered,
+            "total": end - start,
+        }
         return Prediction(
             self.labels[best],
             float(values[best]),
@@ -216,22 +218,41 @@ class Classifier:
             plain,
             flags,
             tuple(label for label, possible in zip(self.labels, kept, strict=True) if possible),
-            spoilt + declined,
+            refused,
             {name: 1000.0 * seconds for name, seconds in moments.items()},
             self.bundle.id,
             not manifest.parity_passed,
         )
 
-    def _decline(
-        self, pixels: Pixels, logits: npt.NDArray[np.float32], class_map: npt.NDArray[np.float32]
+    def judge(
+        self,
+        pixels: Pixels,
+        plain: Pixels | None,
+        logits: npt.NDArray[np.float32],
+        class_map: npt.NDArray[np.float32],
     ) -> tuple[npt.NDArray[np.bool_], tuple[Refusal, ...]]:
-        """Say which labels are plausible, (K,) bool, and why there is no answer."""
+        """Say which labels are plausible, and why there is no answer: the picture's faults, then the model's.
+
+        Args:
+            pixels: (input_px, input_px, 3) uint8 RGB, what the model saw.
+            plain: the same before standardisation, or None.
+            logits: (K,) float32.
+            class_map: (h, w, K) float32.
+
+        Returns:
+            (K,) bool, and the refusals, none where there is an answer.
+        """
+        spoilt: tuple[Refusal, ...] = ()
+        if self.bundle.manifest.quality:
+            from . import quality  # bundles without limits start without it
+
+            spoilt = quality.judge(plain, self.bundle.manifest.quality)
         limits = self.bundle.manifest.abstention
         if limits is None:
-            return np.ones(len(self.labels), np.bool_), ()
+            return np.ones(len(self.labels), np.bool_), spoilt
         kept = plausible(logits, self.bundle.manifest.temperature, limits.margins)
         far = None if self.familiarity is None else self.familiarity.distance(describe(pixels, class_map))
-        return kept, refusals(limits, int(kept.sum()), far)
+        return kept, spoilt + refusals(limits, int(kept.sum()), far)
 
 
 def picture_of(image: AnyPicture, name: str | None = None) -> Image.Image:

@@ -44,8 +44,10 @@ def test_the_answer_is_the_arithmetic_of_the_bundle(classifier: Classifier) -> N
     assert prediction.pixels.shape == (32, 32, 3) and not prediction.degraded
     assert prediction.bundle_id == classifier.bundle.id
     times = prediction.timings_ms
-    assert set(times) == {"decode", "prepare", "infer", "total"} and all(value >= 0 for value in times.values())
-    assert times["total"] >= times["decode"] + times["prepare"] + times["infer"] - 1e-6
+    assert set(times) == {"decode", "prepare", "infer", "judge", "total"} and all(
+        value >= 0 for value in times.values()
+    )
+    assert times["total"] >= times["decode"] + times["prepare"] + times["infer"] + times["judge"] - 1e-6
 
 
 def test_every_way_to_hand_over_a_picture_gives_the_same_answer(classifier: Classifier, tmp_path: Path) -> None:
