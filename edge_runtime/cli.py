@@ -8,23 +8,26 @@ a traceback. Whatever is heavy (numpy, Pillow, an engine) is imported inside the
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from . import __version__
-from .commands import bench, camera, classify, doctor, info, models, scan, serve, verify, watch
 from .guard import Parser, guarded
 
-COMMANDS = (classify, scan, watch, camera, serve, models, info, verify, doctor, bench)
-"""In the order of the help."""
+COMMANDS = ("classify", "scan", "watch", "camera", "serve", "models", "info", "verify", "doctor", "bench")
+"""Modules of ``commands``, in the order of the help."""
 
-EXAMPLES = (
-    classify.EXAMPLES
-    + """\
+EXAMPLES = """\
+examples:
+  python -m edge_runtime classify smear.jpg
+  python -m edge_runtime classify --model blood-cells --csv --output cells.csv cells/
+  python -m edge_runtime scan fields/ --out report/
+  python -m edge_runtime watch --output results.jsonl smears/
   python -m edge_runtime verify
 
 Research decision support, not a diagnosis.
 """
-)
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m edge_runtime") -> int:
@@ -34,7 +37,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m edge_run
         arguments: default: those of the process.
         prog: what help texts call the program.
     """
-    return guarded(build_parser(prog), arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    # A command that is named is the only one whose module is imported: each start would pay for all ten.
+    return guarded(build_parser(prog, given[:1] if given and given[0] in COMMANDS else COMMANDS), arguments)
 
 
 def script() -> int:
@@ -42,8 +47,13 @@ def script() -> int:
     return main(prog="leukoscope")
 
 
-def build_parser(prog: str = "python -m edge_runtime") -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+def build_parser(prog: str = "python -m edge_runtime", names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Return the parser of commands.
+
+    Args:
+        prog: what help texts call the program.
+        names: of `COMMANDS`.
+    """
     parser = Parser(
         prog=prog,
         description="Classify blood-smear pictures and show what the answer rests on, offline.",
@@ -53,6 +63,6 @@ def build_parser(prog: str = "python -m edge_runtime") -> argparse.ArgumentParse
     )
     parser.add_argument("--version", action="version", version=f"leukoscope {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add(commands)
+    for name in names:
+        import_module(f".commands.{name}", __package__).add(commands)
     return parser

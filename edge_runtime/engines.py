@@ -9,7 +9,6 @@ engine's package is spoken to is in ``graphs``.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ import numpy.typing as npt
 from .bundle import Bundle
 from .errors import BundleError, EngineError, LeukoscopeError, UsageError
 from .graphs import Graph, Tensor, load_litert, load_onnxruntime, load_openvino, load_tflite_runtime
+from .machine import usable_cpus
 from .manifest import MODEL_FILES, IOSpec
 
 Floats = npt.NDArray[np.float32]
@@ -164,8 +164,7 @@ def _importable(module: str) -> bool:
 
 def _threads(threads: int | None) -> int:
     if threads is None:
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(4, usable)
+        return min(4, usable_cpus())
     if not 1 <= threads <= MAX_THREADS:
         raise UsageError("wrong number of threads", got=threads, expected=f"1 to {MAX_THREADS}")
     return threads

@@ -40,21 +40,32 @@ class Write:
         print(line, file=self._stream, flush=True)
 
 
-class Bar:
-    """A progress bar on standard error, for many pictures and a terminal only."""
+class TerminalLine:
+    """A line on standard error that is drawn again and again; for terminals only."""
+
+    def __init__(self, silent: bool) -> None:
+        self._shown = sys.stderr.isatty() and not silent
+
+    def draw(self, text: str) -> None:
+        """Put `text` in the place of what stood there."""
+        if self._shown:
+            sys.stderr.write(f"\r\033[K{text}")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Take it off the line, so that another text can stand there."""
+        self.draw("")
+
+
+class Bar(TerminalLine):
+    """A progress bar, for many pictures."""
 
     def __init__(self, total: int, silent: bool) -> None:
-        self._total, self._shown = total, total > 1 and sys.stderr.isatty() and not silent
+        super().__init__(silent or total <= 1)
+        self._total = total
 
     def show(self, done: int) -> None:
         """Draw it with `done` of the pictures behind."""
         if self._shown:
             filled = 30 * done // self._total
-            sys.stderr.write(f"\r[{'#' * filled}{'.' * (30 - filled)}] {done}/{self._total}")
-            sys.stderr.flush()
-
-    def clear(self) -> None:
-        """Take it off the line, so that another text can stand there."""
-        if self._shown:
-            sys.stderr.write("\r\033[K")
-            sys.stderr.flush()
+            self.draw(f"[{'#' * filled}{'.' * (30 - filled)}] {done}/{self._total}")

@@ -14,7 +14,7 @@ from .. import DEFAULT_MODEL
 from ..errors import UsageError
 from ..guard import INTERRUPTED, complain
 from .opening import add_command, engine_options, open_classifier, trust_option
-from .output import FAILED
+from .output import FAILED, TerminalLine
 from .scan import MODEL as SCAN_MODEL
 
 if TYPE_CHECKING:
@@ -192,24 +192,18 @@ def _command(text: str) -> list[str]:
     return command
 
 
-class _Status:
-    """A line on standard error that says how far it is; for terminals only."""
+class _Status(TerminalLine):
+    """A line that says how far it is."""
 
     def __init__(self, silent: bool) -> None:
-        self._shown, self._last_s = sys.stderr.isatty() and not silent, 0.0
+        super().__init__(silent)
+        self._last_s = 0.0
 
     def show(self, answered: int, settling: int) -> None:
         """Draw it, a few times a second at most."""
         if self._shown and time.monotonic() - self._last_s > 0.2:
             self._last_s = time.monotonic()
-            sys.stderr.write(f"\r\033[K{answered} answered, {settling} waited for")
-            sys.stderr.flush()
-
-    def clear(self) -> None:
-        """Take it off the line, so that another text can stand there."""
-        if self._shown:
-            sys.stderr.write("\r\033[K")
-            sys.stderr.flush()
+            self.draw(f"{answered} answered, {settling} waited for")
 
 
 class _Asked:

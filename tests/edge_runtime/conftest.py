@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # bundle_maker, whatever the imp
 
 from bundle_maker import smear, tiny_bundle
 
+from edge_runtime import bundle
 from edge_runtime.cli import main
 
 
@@ -65,6 +66,15 @@ def valid_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle_folder(valid_bundle: Path, tmp_path: Path) -> Path:
     """Return a valid INT8 bundle of the test's own."""
     return Path(shutil.copytree(valid_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def default_bundles(valid_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let the package hold one bundle, the valid one, under the default name; return the folder."""
+    folder = tmp_path / "bundles"
+    shutil.copytree(valid_bundle, folder / "all-subtypes")
+    monkeypatch.setattr(bundle, "DEFAULT_BUNDLES", folder)
+    return folder
 
 
 @pytest.fixture

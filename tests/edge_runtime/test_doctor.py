@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -17,14 +16,7 @@ from edge_runtime.device_settings import Choice, remember
 from edge_runtime.hardware import HARDWARE, THROTTLED
 from edge_runtime.machine import cpu_name
 
-
-@pytest.fixture(autouse=True)
-def default_bundles(valid_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let the package hold one small bundle."""
-    folder = tmp_path / "bundles"
-    shutil.copytree(valid_bundle, folder / "all-subtypes")
-    monkeypatch.setattr(bundle, "DEFAULT_BUNDLES", folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("default_bundles")
 
 
 def hardware(machine: Machine, root: Path, **other: object) -> dict[str, Check]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from bundle_maker import TINY_IO, smear, tiny, tiny_bundle, tiny_openvino
 
-from edge_runtime import engines, graphs
+from edge_runtime import engines, graphs, machine
 from edge_runtime.bundle import open_bundle
 from edge_runtime.commands.opening import ENGINE_NAMES
 from edge_runtime.engines import ENGINES, Engine, installed_engines, open_engine
@@ -111,9 +111,9 @@ def test_usage_errors_are_named() -> None:
 
 
 def test_the_default_number_of_threads_is_at_most_four(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert engines._threads(None) == 4
-    monkeypatch.setattr(engines.os, "sched_getaffinity", lambda _: {0}, raising=False)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {0}, raising=False)
     assert engines._threads(None) == 1
 
 

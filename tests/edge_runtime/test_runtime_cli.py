@@ -16,7 +16,7 @@ import pytest
 from bundle_maker import LABELS, bomb, encoded, smear, spoil, tiny_bundle
 from PIL import Image
 
-from edge_runtime import __version__, bundle, cli
+from edge_runtime import __version__, cli
 from edge_runtime.classifier import Classifier
 from edge_runtime.commands.output import Bar
 from edge_runtime.engines import Engine
@@ -26,13 +26,7 @@ from edge_runtime.overlay import SIDE_PX
 NOTE = "Research decision support, not a diagnosis."
 
 
-@pytest.fixture(autouse=True)
-def default_bundles(valid_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let the package hold one bundle, the valid one, under the default name."""
-    folder = tmp_path / "bundles"
-    shutil.copytree(valid_bundle, folder / "all-subtypes")
-    monkeypatch.setattr(bundle, "DEFAULT_BUNDLES", folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("default_bundles")
 
 
 @pytest.fixture
