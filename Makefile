@@ -10,7 +10,7 @@ setup: $(READY)
 
 $(READY): pyproject.toml requirements-onnx2tf.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[litert,serve,camera,slides,train,export,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[litert,serve,camera,slides,archive,ray,train,export,dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python \
 		-r requirements-onnx2tf.txt
 	touch $(READY)
