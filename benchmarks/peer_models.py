@@ -30,7 +30,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "build" / "peers"
 BUNDLE = "blood-cells"
 PEERS = ROOT / ".peers"
-PICTURE, PIXELS = "cell.jpg", "pixels.npy"
+PICTURE, PIXELS, REFERENCE = "cell.jpg", "pixels.npy", "reference.json"
+"""A JPEG, its pixels as the network takes them, and what the full-precision network says of them."""
+
 PICTURE_SIZE = (1024, 768)
 """Width and height, pixels."""
 
@@ -102,6 +104,7 @@ def _pictures() -> None:
     import io
 
     import numpy as np
+    import torch
 
     from edge_runtime.bundle import open_bundle
     from edge_runtime.preprocess import decode, prepare
@@ -112,7 +115,10 @@ def _pictures() -> None:
     np.save(stream, pixels)
     write_bytes(MODELS / PIXELS, stream.getvalue())
     write_bytes(MODELS / PICTURE, encoded)
-    write_bytes(MODELS / "labels.json", json.dumps(open_bundle(BUNDLE).manifest.task.labels).encode())
+    run = _reference()
+    with torch.inference_mode():
+        best = int(run.network(torch.from_numpy(pixels[None]))[0].argmax())
+    write_bytes(MODELS / REFERENCE, json.dumps({"labels": run.task.labels, "class": best}).encode())
 
 
 def _shipped() -> None:
@@ -221,7 +227,7 @@ YOLO = ("yolo11n-cls.pt", "yolo11n-cls.onnx", "yolo11n-cls_openvino_model", "yol
 """Ultralytics' network for PyTorch, and as it exports it."""
 
 ROWS = (
-    _Row((PIXELS, PICTURE, "labels.json"), _pictures),
+    _Row((PIXELS, PICTURE, REFERENCE), _pictures),
     _Row(("int8.tflite",), _shipped),
     _Row(("fp32.onnx", "fp32.xml", "fp32.bin", "fp32.tflite"), _full),
     _Row(("int8.onnx",), _quantized("onnx-int8")),

@@ -1,0 +1,199 @@
+"""Lineup: which ways are compared, in which environment, and what each gives; as tables.
+
+What comes in is nothing but these rows; what goes out are `contest.Way`s, or the reason why a row cannot run here: its
+environment was not made, or its model. What a way does is in ``ways``; what is measured in ``side_by_side``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .contest import Way
+from .peer_models import MODELS, python_of
+
+FILE = Path(__file__).with_name("ways.py")
+THREADS = (1, 2)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way of answering.
+
+    Attributes:
+        name: as in tables.
+        precision: of the network.
+        gives: beside the class.
+        function: of ``ways``.
+        arguments: its keywords, but for the folder of the models and the number of threads.
+        environment: of ``benchmarks/peers``; "": this one.
+        network: "": the shipped one; else whose.
+        needs: files of `peer_models.MODELS`.
+        threads: the numbers of threads it is measured with.
+        limited_by: keyword that takes the number of threads.
+    """
+
+    name: str
+    precision: str
+    gives: str
+    function: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    environment: str = ""
+    network: str = ""
+    needs: tuple[str, ...] = ()
+    threads: tuple[int, ...] = THREADS
+    limited_by: str = "threads"
+
+    def way(self, threads: int) -> Way:
+        """Return what a contest takes."""
+        return Way(
+            self.name,
+            FILE,
+            self.function,
+            {"models": str(MODELS), self.limited_by: threads, **self.arguments},
+            str(python_of(self.environment)),
+            environment={
+                "OMP_NUM_THREADS": str(threads),
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+                "YOLO_CONFIG_DIR": str(MODELS),  # else Ultralytics writes into the home folder
+            },
+        )
+
+    def missing(self) -> str:
+        """Say why it cannot run here; "" where it can be tried."""
+        if not python_of(self.environment).exists():
+            return f"its environment is not there (run: make peers): .peers/{self.environment}"
+        absent = [name for name in self.needs if not (MODELS / name).exists()]
+        return f"no {absent[0]} (run: python -m benchmarks peer-models)" if absent else ""
+
+
+RUNTIME = "this runtime"
+UNJUDGED = "this runtime, not judged"
+ONE_CPU = "this runtime, on one CPU"
+BARE = "LiteRT, bare"
+EAGER = "PyTorch eager"
+GRADCAM = "PyTorch eager, autograd Grad-CAM"
+FLOOR = "floor: "
+"""How the names begin of ways that do only what no way can leave out."""
+
+NOTHING, RAW, HEATMAP = "nothing", "class map, raw", "heatmap"
+JUDGED = "heatmap, reasons to decline"
+YOLO = "yolo11n-cls, untrained"
+
+_ENGINES: tuple[tuple[str, str, str, dict[str, Any], str, tuple[str, ...]], ...] = (
+    # name, precision, gives, options of the engine, environment, needs
+    (BARE, "INT8", RAW, {"engine": "litert", "model": "int8.tflite"}, "", ("int8.tflite",)),
+    ("LiteRT, bare, fp32", "fp32", RAW, {"engine": "litert", "model": "fp32.tflite"}, "", ("fp32.tflite",)),
+    (
+        "tflite-runtime",
+        "INT8",
+        RAW,
+        {"engine": "tflite-runtime", "model": "int8.tflite"},
+        "tflite-runtime",
+        ("int8.tflite",),
+    ),
+    ("TensorFlow's interpreter", "INT8", RAW, {"engine": "tensorflow", "model": "int8.tflite"}, "tensorflow", ()),
+    ("ONNX Runtime INT8", "INT8", RAW, {"engine": "onnxruntime", "model": "int8.onnx"}, "", ("int8.onnx",)),
+    ("ONNX Runtime fp32", "fp32", RAW, {"engine": "onnxruntime", "model": "fp32.onnx"}, "", ("fp32.onnx",)),
+    ("OpenVINO INT8", "INT8", RAW, {"engine": "openvino", "model": "int8.xml"}, "", ("int8.xml",)),
+    ("OpenVINO fp32", "fp32", RAW, {"engine": "openvino", "model": "fp32.xml"}, "", ("fp32.xml",)),
+    ("ncnn fp16", "fp16", RAW, {"engine": "ncnn", "model": "fp16.ncnn"}, "ncnn", ("fp16.ncnn.bin",)),
+    ("ncnn fp32", "fp32", RAW, {"engine": "ncnn", "model": "fp32.ncnn"}, "ncnn", ("fp32.ncnn.bin",)),
+    (EAGER, "fp32", RAW, {"engine": "torch", "form": "eager"}, "", ()),
+    ("PyTorch eager, channels last", "fp32", RAW, {"engine": "torch", "form": "channels last"}, "", ()),
+    ("PyTorch compiled", "fp32", RAW, {"engine": "torch", "form": "compiled"}, "", ()),
+    (GRADCAM, "fp32", HEATMAP, {"engine": "torch", "form": "Grad-CAM"}, "", ()),
+)
+
+_YOLO = tuple(
+    (f"Ultralytics, {title}", model)
+    for title, model in (
+        ("PyTorch", "yolo11n-cls.pt"),
+        ("ONNX Runtime", "yolo11n-cls.onnx"),
+        ("OpenVINO", "yolo11n-cls_openvino_model"),
+        ("ncnn", "yolo11n-cls_ncnn_model"),
+    )
+)
+
+
+def _peers(function: str, gives: Mapping[str, str], **more: Any) -> tuple[Row, ...]:
+    rows = []
+    for name, precision, given, options, environment, needs in _ENGINES:
+        reader = {} if function == "from_pixels" else {"reader": "torchvision" if "form" in options else "squeezed"}
+        rows.append(
+            Row(name, precision, gives.get(given, given), function, {**options, **reader}, environment, "", needs)
+        )
+    return tuple(rows)
+
+
+def _yolos(function: str) -> tuple[Row, ...]:
+    return tuple(
+        Row(name, "fp32", NOTHING, function, {"model": model}, "ultralytics", YOLO, (model,), limited_by="cpus")
+        for name, model in _YOLO
+    )
+
+
+PIXELS = (
+    Row(RUNTIME, "INT8", JUDGED, "runtime_pixels"),
+    Row(UNJUDGED, "INT8", HEATMAP, "runtime_pixels", {"judged": False}),
+    Row(ONE_CPU, "INT8", JUDGED, "runtime_pixels", {"cpus": 1}, threads=(1,)),
+    *_peers("from_pixels", {}),
+    *_yolos("yolo_pixels"),
+)
+"""From the network's pixels in memory to a class."""
+
+DECODERS = (
+    ("Pillow", ""),
+    ("Pillow, halved by libjpeg", ""),
+    ("OpenCV", ""),
+    ("OpenCV, halved by libjpeg", ""),
+    ("simplejpeg", "ultralytics"),
+    ("simplejpeg, halved by libjpeg", "ultralytics"),
+)
+"""Decoder of ``ways``, and an environment that has it beside LiteRT."""
+
+FILES = (
+    Row(RUNTIME, "INT8", JUDGED, "runtime_file"),
+    Row(UNJUDGED, "INT8", HEATMAP, "runtime_file", {"judged": False}),
+    Row(ONE_CPU, "INT8", JUDGED, "runtime_file", {"cpus": 1}, threads=(1,)),
+    *(
+        Row(f"{FLOOR}{name}", "INT8", NOTHING, "floor", {"decoder": name}, environment, "", ("int8.tflite",), (1,))
+        for name, environment in DECODERS
+    ),
+    *_peers("from_file", {RAW: NOTHING}),
+    *_yolos("yolo_file"),
+)
+"""From a JPEG file of 1024 x 768 pixels to a JSON line; the floors: to a class."""
+
+BATCHES = (1, 4, 16)
+
+THROUGHPUT = (
+    *(
+        Row(
+            f"this runtime, {instances} instance{'s' * (instances > 1)}",
+            "INT8",
+            JUDGED,
+            "runtime_instances",
+            {"instances": instances, "pictures": 16},
+        )
+        for instances in (1, 2)
+    ),
+    *(
+        Row(f"{name}, batch {pictures}", precision, RAW, "batch", {**options, "pictures": pictures}, "", "", needs)
+        for name, precision, _, options, _, needs in _ENGINES
+        if name in ("ONNX Runtime INT8", "ONNX Runtime fp32", "OpenVINO INT8", "OpenVINO fp32", EAGER)
+        for pictures in BATCHES
+    ),
+)
+"""Many pictures at once, as pictures per second."""
+
+SERIES: dict[str, tuple[Row, ...]] = {"pixels": PIXELS, "files": FILES, "throughput": THROUGHPUT}
+
+LEFT_OUT: dict[str, str] = {
+    "ncnn INT8": "the programs that quantize for ncnn (ncnn2table, ncnn2int8) are in none of its Python packages",
+    "LiteRT and tflite-runtime, more than one picture at once": "the bundle's graph reshapes to a batch of 1",
+    "Ultralytics, TFLite": "its export needs TensorFlow and a converter that ask for other versions of what is compared",
+}
+"""What else was asked for, and why it is not measured."""
