@@ -6,7 +6,7 @@ environment was not made, or its model. What a way does is in ``ways``; what is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,63 +107,74 @@ _ENGINES: tuple[tuple[str, str, str, dict[str, Any], str, tuple[str, ...]], ...]
     (GRADCAM, "fp32", HEATMAP, {"engine": "torch", "form": "Grad-CAM"}, "", ()),
 )
 
-_YOLO = tuple(
-    (f"Ultralytics, {title}", model)
-    for title, model in (
-        ("PyTorch", "yolo11n-cls.pt"),
-        ("ONNX Runtime", "yolo11n-cls.onnx"),
-        ("OpenVINO", "yolo11n-cls_openvino_model"),
-        ("ncnn", "yolo11n-cls_ncnn_model"),
-    )
-)
 
-
-def _peers(function: str, gives: Mapping[str, str], **more: Any) -> tuple[Row, ...]:
+def _peers(function: str, names: Sequence[str]) -> tuple[Row, ...]:
     rows = []
-    for name, precision, given, options, environment, needs in _ENGINES:
-        reader = {} if function == "from_pixels" else {"reader": "torchvision" if "form" in options else "squeezed"}
-        rows.append(
-            Row(name, precision, gives.get(given, given), function, {**options, **reader}, environment, "", needs)
-        )
+    for name, precision, gives, options, environment, needs in _ENGINES:
+        if name in names:
+            reader = {} if function == "from_pixels" else {"reader": _READERS.get(options["engine"], "squeezed")}
+            given = NOTHING if gives == RAW and reader else gives
+            threads = THREADS if name in _AT_TWO else (1,)
+            rows.append(Row(name, precision, given, function, {**options, **reader}, environment, "", needs, threads))
     return tuple(rows)
 
 
-def _yolos(function: str) -> tuple[Row, ...]:
-    return tuple(
-        Row(name, "fp32", NOTHING, function, {"model": model}, "ultralytics", YOLO, (model,), limited_by="cpus")
-        for name, model in _YOLO
+_READERS = {"torch": "torchvision"}
+"""Engine -> reader of ``ways`` that its users take, where that is not TensorFlow's."""
+
+_AT_TWO = (BARE, "ONNX Runtime INT8", "ONNX Runtime fp32", "OpenVINO INT8", "OpenVINO fp32", "ncnn fp16", EAGER)
+"""Measured with two threads, too."""
+
+_FROM_FILE = (BARE, "tflite-runtime", "TensorFlow's interpreter", *_AT_TWO[1:])
+"""Measured from a file, too: at least one of each engine."""
+
+
+def _ours(function: str) -> tuple[Row, ...]:
+    return (
+        Row(RUNTIME, "INT8", JUDGED, function),
+        Row(UNJUDGED, "INT8", HEATMAP, function, {"judged": False}),
+        Row(ONE_CPU, "INT8", JUDGED, function, {"cpus": 1}, threads=(1,)),
     )
 
 
-PIXELS = (
-    Row(RUNTIME, "INT8", JUDGED, "runtime_pixels"),
-    Row(UNJUDGED, "INT8", HEATMAP, "runtime_pixels", {"judged": False}),
-    Row(ONE_CPU, "INT8", JUDGED, "runtime_pixels", {"cpus": 1}, threads=(1,)),
-    *_peers("from_pixels", {}),
-    *_yolos("yolo_pixels"),
-)
+PIXELS = (*_ours("runtime_pixels"), *_peers("from_pixels", [engine[0] for engine in _ENGINES]))
 """From the network's pixels in memory to a class."""
 
 DECODERS = (
     ("Pillow", ""),
     ("Pillow, halved by libjpeg", ""),
-    ("OpenCV", ""),
     ("OpenCV, halved by libjpeg", ""),
-    ("simplejpeg", "ultralytics"),
     ("simplejpeg, halved by libjpeg", "ultralytics"),
 )
 """Decoder of ``ways``, and an environment that has it beside LiteRT."""
 
 FILES = (
-    Row(RUNTIME, "INT8", JUDGED, "runtime_file"),
-    Row(UNJUDGED, "INT8", HEATMAP, "runtime_file", {"judged": False}),
-    Row(ONE_CPU, "INT8", JUDGED, "runtime_file", {"cpus": 1}, threads=(1,)),
+    *_ours("runtime_file"),
     *(
         Row(f"{FLOOR}{name}", "INT8", NOTHING, "floor", {"decoder": name}, environment, "", ("int8.tflite",), (1,))
         for name, environment in DECODERS
     ),
-    *_peers("from_file", {RAW: NOTHING}),
-    *_yolos("yolo_file"),
+    *_peers("from_file", _FROM_FILE),
+    *(
+        Row(
+            f"Ultralytics, {title}",
+            "fp32",
+            NOTHING,
+            "yolo_file",
+            {"model": model},
+            "ultralytics",
+            YOLO,
+            (model,),
+            (1,),
+            "cpus",
+        )
+        for title, model in (
+            ("PyTorch", "yolo11n-cls.pt"),
+            ("ONNX Runtime", "yolo11n-cls.onnx"),
+            ("OpenVINO", "yolo11n-cls_openvino_model"),
+            ("ncnn", "yolo11n-cls_ncnn_model"),
+        )
+    ),
 )
 """From a JPEG file of 1024 x 768 pixels to a JSON line; the floors: to a class."""
 
@@ -183,7 +194,7 @@ THROUGHPUT = (
     *(
         Row(f"{name}, batch {pictures}", precision, RAW, "batch", {**options, "pictures": pictures}, "", "", needs)
         for name, precision, _, options, _, needs in _ENGINES
-        if name in ("ONNX Runtime INT8", "ONNX Runtime fp32", "OpenVINO INT8", "OpenVINO fp32", EAGER)
+        if name in ("ONNX Runtime INT8", "OpenVINO INT8", "OpenVINO fp32", EAGER)
         for pictures in BATCHES
     ),
 )
@@ -194,6 +205,6 @@ SERIES: dict[str, tuple[Row, ...]] = {"pixels": PIXELS, "files": FILES, "through
 LEFT_OUT: dict[str, str] = {
     "ncnn INT8": "the programs that quantize for ncnn (ncnn2table, ncnn2int8) are in none of its Python packages",
     "LiteRT and tflite-runtime, more than one picture at once": "the bundle's graph reshapes to a batch of 1",
-    "Ultralytics, TFLite": "its export needs TensorFlow and a converter that ask for other versions of what is compared",
+    "Ultralytics, TFLite": "its export needs TensorFlow and a converter that ask for other versions than the others",
 }
 """What else was asked for, and why it is not measured."""

@@ -3,8 +3,8 @@
 What comes in is the shipped bundle and its full-precision reference; what goes out is a folder, `MODELS`, that the ways
 read. The forms are made by the same steps as bundles are (``export``), except that the quantizers are shown rendered
 pictures: nobody needs a data set to run this comparison, and speed does not depend on what was shown. ncnn's form comes
-from pnnx, and Ultralytics' own network - its own architecture, untrained, for trained weights are not to be had offline -
-from Ultralytics. What is there is not made again.
+from pnnx, and Ultralytics' own network from Ultralytics: untrained, as trained weights would have to be downloaded.
+What is there is not made again.
 """
 
 from __future__ import annotations

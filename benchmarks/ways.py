@@ -1,8 +1,8 @@
-"""Ways: how each engine is asked for one answer, as its own documentation shows it; run by ``contender``, not imported.
+"""Ways: how each engine is asked for one answer, as its own documentation shows it; run by ``contender``.
 
-Three kinds of way: `from_pixels` (the network's pixels lie in memory), `from_file` (a JPEG file lies on disk, a JSON line
-is the answer) and `batch` (many at once). Each takes the folder of ``peer_models`` and returns (run, tell). An engine is
-a row of `ENGINES`, which are loaded the way a user would: nothing is tuned but the number of threads. This file begins
+Three kinds of way: `from_pixels` (the network's pixels lie in memory), `from_file` (a JPEG file lies on disk, a JSON
+line is the answer) and `batch` (many at once). Each takes the folder of ``peer_models`` and returns (run, tell). An
+engine is a row of `ENGINES`, loaded the way a user would: nothing is tuned but the number of threads. This file begins
 without imports that an environment may lack, because each way runs in its own; those of a way are part of its loading.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,26 +101,24 @@ def runtime_instances(models: str, threads: int, instances: int, pictures: int =
     def work(classifier: Any) -> list[int]:
         return [int(classifier.classify_pixels(pixels).logits.argmax()) for _ in range(pictures)]
 
-    return lambda: sum(pool.map(work, classifiers), []), lambda found: found
-
-
-def yolo_pixels(models: str, model: str, cpus: int) -> Way:
-    """Ask Ultralytics' own network, about pixels; it takes BGR."""
-    return _yolo(models, model, cpus, _pixels(models)[:, :, ::-1].copy(), lambda found: int(found.probs.top1))
+    return lambda: [found for part in pool.map(work, classifiers) for found in part], lambda found: found
 
 
 def yolo_file(models: str, model: str, cpus: int) -> Way:
     """Ask Ultralytics' own network, about a file; the answer is the class in the JSON line."""
-    run, _ = _yolo(models, model, cpus, str(Path(models) / "cell.jpg"), None)
-    return lambda: run().to_json(), lambda line: json.loads(line)[0]["class"]
-
-
-def _yolo(models: str, model: str, cpus: int, source: Any, tell: Any) -> Way:
     _restrict(cpus)
+    from train.backbones import torchvision
+
+    torchvision()  # makes the one of PyPI work beside a CPU build of PyTorch
     from ultralytics import YOLO
 
     network = YOLO(str(Path(models) / model), task="classify")
-    return lambda: network.predict(source, imgsz=224, verbose=False, device="cpu")[0], tell
+    picture = str(Path(models) / "cell.jpg")
+
+    def run() -> Any:
+        return network.predict(picture, imgsz=224, verbose=False, device="cpu")[0].to_json()
+
+    return run, lambda line: json.loads(line)[0]["class"]
 
 
 def _restrict(cpus: int) -> None:
@@ -335,33 +334,38 @@ def _decode_pillow(draft: bool) -> Callable[[bytes], Any]:
     return decode
 
 
-def _decode_opencv(reduced: bool) -> Callable[[bytes], Any]:
+def _decode_opencv() -> Callable[[bytes], Any]:
     import cv2
     import numpy as np
     from PIL import Image
 
-    form = cv2.IMREAD_REDUCED_COLOR_2 if reduced else cv2.IMREAD_COLOR
-
     def decode(encoded: bytes) -> Any:
-        found = cv2.imdecode(np.frombuffer(encoded, np.uint8), form)
+        found = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_REDUCED_COLOR_2)
         return _square(Image.fromarray(cv2.cvtColor(found, cv2.COLOR_BGR2RGB)))
 
     return decode
 
 
-def _decode_simplejpeg(reduced: bool) -> Callable[[bytes], Any]:
+def _decode_simplejpeg() -> Callable[[bytes], Any]:
     import simplejpeg
     from PIL import Image
 
-    least = 224 if reduced else 0
-    return lambda encoded: _square(Image.fromarray(simplejpeg.decode_jpeg(encoded, min_height=least, min_width=least)))
+    return lambda encoded: _square(Image.fromarray(simplejpeg.decode_jpeg(encoded, min_height=224, min_width=224)))
 
 
 DECODERS: dict[str, Callable[[], Callable[[bytes], Any]]] = {
     "Pillow": lambda: _decode_pillow(False),
     "Pillow, halved by libjpeg": lambda: _decode_pillow(True),
-    "OpenCV": lambda: _decode_opencv(False),
-    "OpenCV, halved by libjpeg": lambda: _decode_opencv(True),
-    "simplejpeg": lambda: _decode_simplejpeg(False),
-    "simplejpeg, halved by libjpeg": lambda: _decode_simplejpeg(True),
+    "OpenCV, halved by libjpeg": _decode_opencv,
+    "simplejpeg, halved by libjpeg": _decode_simplejpeg,
 }
+
+
+def main(function: str, arguments: str) -> None:
+    """Answer once and print it: what a program costs that is started for one answer."""
+    run, tell = globals()[function](**json.loads(arguments))
+    sys.stdout.write(f"{json.dumps({'answer': tell(run())})}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

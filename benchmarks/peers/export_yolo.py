@@ -2,8 +2,8 @@
 
     python export_yolo.py INPUT_PX
 
-Its architecture with random weights from a fixed seed: how fast it is does not depend on them. It runs in the environment
-that holds Ultralytics.
+Its architecture with random weights from a fixed seed: how fast it is does not depend on them. It runs in the
+environment that holds Ultralytics.
 """
 
 import sys
