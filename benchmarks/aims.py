@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from .lineup import BARE, EAGER, FLOOR, GRADCAM, ONE_CPU, RUNTIME, UNJUDGED
-from .side_by_side import FAITHFUL
 
 OURS = (RUNTIME, UNJUDGED, ONE_CPU)
 
@@ -80,10 +79,12 @@ def by_name(side_by_side: Mapping[str, Any], series: str, threads: int) -> dict[
 
 
 def fastest_floor(files: Mapping[str, Any]) -> str:
-    """Return the name of the fastest way that decodes faithfully and invokes, and nothing else; "": none was timed."""
-    faithful = [
-        one for name, one in files.items() if name.startswith(FLOOR) and one["pixels_off"] <= FAITHFUL
-    ]  # the full decode is off by 0
+    """Return the name of the fastest way that decodes faithfully and invokes, and nothing else; "": none was timed.
+
+    Faithful is a decoder that gives the pixels of `preprocess.prepare`, equal in every value: see ``docs/speed.md`` for
+    what less would change.
+    """
+    faithful = [one for name, one in files.items() if name.startswith(FLOOR) and one["pixels_off"] == 0]
     return min(faithful, key=lambda one: one["p50_ms"])["name"] if faithful else ""
 
 

@@ -143,7 +143,8 @@ PIXELS = (*_ours("runtime_pixels"), *_peers("from_pixels", [engine[0] for engine
 DECODERS = (
     ("Pillow", ""),
     ("Pillow, halved by libjpeg", ""),
-    ("OpenCV, halved by libjpeg", ""),
+    ("OpenCV", ""),
+    ("simplejpeg", "ultralytics"),
     ("simplejpeg, halved by libjpeg", "ultralytics"),
 )
 """Decoder of ``ways``, and an environment that has it beside LiteRT."""

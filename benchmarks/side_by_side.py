@@ -35,8 +35,6 @@ RUNS, NOT_COUNTED = 16, 1
 
 WARMUP = 10
 SAMPLES = 1024
-FAITHFUL = 1.0
-"""A decoder is faithful whose pixels are off by no more than this on average, grey levels; INT8 alone moves more."""
 
 
 def add(commands: Commands) -> None:
@@ -156,9 +154,9 @@ def summaries(
             "ratios": {base: [round(v, 4) for v in ratio(medians[row.name], medians[base])] for base in bases},
         }
         if row in FILES and row.name.startswith(FLOOR):
-            entry["pixels_off"] = outcome.answer[1]
+            entry["pixels_off"] = float(outcome.answer[1])
         if row in THROUGHPUT:
             answered = len(outcome.answer)
             entry |= {"pictures": answered, "pictures_per_s": 1000 * answered / p50}
-        found.append({key: round(value, 3) if isinstance(value, float) else value for key, value in entry.items()})
+        found.append({key: round(value, 6) if isinstance(value, float) else value for key, value in entry.items()})
     return found

@@ -61,7 +61,7 @@ def floor(models: str, decoder: str, threads: int) -> Way:
         return answer(pixels[None])[0], pixels
 
     def tell(found: Any) -> list[float]:
-        return [int(np.argmax(found[0])), round(float(np.abs(found[1].astype(int) - wanted).mean()), 3)]
+        return [int(np.argmax(found[0])), round(float(np.abs(found[1].astype(int) - wanted).mean()), 6)]
 
     return run, tell
 
@@ -340,24 +340,26 @@ def _decode_opencv() -> Callable[[bytes], Any]:
     from PIL import Image
 
     def decode(encoded: bytes) -> Any:
-        found = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_REDUCED_COLOR_2)
+        found = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
         return _square(Image.fromarray(cv2.cvtColor(found, cv2.COLOR_BGR2RGB)))
 
     return decode
 
 
-def _decode_simplejpeg() -> Callable[[bytes], Any]:
+def _decode_simplejpeg(halved: bool) -> Callable[[bytes], Any]:
     import simplejpeg
     from PIL import Image
 
-    return lambda encoded: _square(Image.fromarray(simplejpeg.decode_jpeg(encoded, min_height=224, min_width=224)))
+    least = 224 if halved else 0  # 0: the whole size
+    return lambda encoded: _square(Image.fromarray(simplejpeg.decode_jpeg(encoded, min_height=least, min_width=least)))
 
 
 DECODERS: dict[str, Callable[[], Callable[[bytes], Any]]] = {
     "Pillow": lambda: _decode_pillow(False),
     "Pillow, halved by libjpeg": lambda: _decode_pillow(True),
-    "OpenCV, halved by libjpeg": _decode_opencv,
-    "simplejpeg, halved by libjpeg": _decode_simplejpeg,
+    "OpenCV": _decode_opencv,
+    "simplejpeg": lambda: _decode_simplejpeg(False),
+    "simplejpeg, halved by libjpeg": lambda: _decode_simplejpeg(True),
 }
 
 
