@@ -99,11 +99,13 @@ def describe_pixels(pixels: Pixels) -> Floats:
 def _steepness(grey: Image.Image) -> float:
     """Return the mean difference of neighbours, to the right and below, in grey levels."""
     levels = np.asarray(grey, np.int16)
-    whole = 0.0
-    for steps in (levels[:, 1:] - levels[:, :-1], levels[1:] - levels[:-1]):
-        columns = np.abs(steps, out=steps).sum(axis=0, dtype=np.int32)  # no further cast: half of the time
-        whole += int(columns.sum(dtype=np.int64)) / max(1, steps.size)
-    return whole
+    return _mean_step(levels.T) + _mean_step(levels)
+
+
+def _mean_step(levels: npt.NDArray[np.int16]) -> float:
+    steps = levels[1:] - levels[:-1]
+    # Row by row into int32: a sum that widened every value by itself would take twice the time.
+    return int(np.abs(steps, out=steps).sum(axis=0, dtype=np.int32).sum(dtype=np.int64)) / max(1, steps.size)
 
 
 @dataclass(frozen=True)
