@@ -153,7 +153,7 @@ class Classifier:
         Args:
             model: name of a default bundle, the path of a bundle, or an open one.
             engine: one of `engines.ENGINES`; default: the first that is installed and has a model in the bundle.
-            threads: for one inference; default: the CPUs this process may use, at most 4.
+            threads: for one inference; default: as `engines.usual_threads` says.
             trust: whose signature the bundle must have (see `trust.read_trust`); default: no signature is looked at.
 
         Raises:
