@@ -171,7 +171,7 @@ def _reduced(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _darkest(counts: npt.NDArray[np.int64], share: float) -> int:
-    """Return the brightest grey level above which lies less than `share` of the values; of their counts, (256,)."""
+    """Return the brightest grey level that at least `share` of the values reach, from how many have each: (256,)."""
     above = counts[::-1].cumsum()
     return 255 - int(np.searchsorted(above, share * above[-1]))
 
@@ -259,8 +259,8 @@ def _bent(levels: Levels) -> Levels:
 def _percentile(values: npt.NDArray[np.int16], share: float) -> int:
     """Return the smallest whole number that at least `share` of the values, 0 or more, do not exceed.
 
-    By halving the interval that holds it: ten rounds of comparing and counting cost no more than a histogram, and in
-    a few thousand small values half as much.
+    By halving the interval that holds it: ten rounds of comparing and counting cost no more than a histogram of a few
+    thousand values, and of many small ones a half.
     """
     wanted = share * values.size
     low, high = -1, int(values.max())
