@@ -91,6 +91,7 @@ def describe_pixels(pixels: Pixels) -> Floats:
     scaled = values.T @ values / pixel_count / np.maximum(np.outer(spread, spread), 1e-3)
     found += [scaled[0, 1], scaled[0, 2], scaled[1, 2]]
     grey = picture.convert("L")
+    del picture  # what follows has room in its place: fetching new pages would cost as much as the sums
     found += [float(np.log(0.1 + _steepness(grey.reduce(step) if step > 1 else grey))) for step in (1, 2, 4)]
     found += [float(np.log(1e-3 + share)) for share in (counts[:, 254:].sum(), counts[:, :2].sum()) / pixel_count / 3]
     return np.array(found)

@@ -242,8 +242,7 @@ def noise(channel: npt.NDArray[np.uint8]) -> float:
     """
     if min(channel.shape) < 3:
         return 0.0
-    levels = channel.astype(np.int16)
-    rows = _bent(levels)
+    rows = _bent(channel.astype(np.int16))
     both = _bent(rows.T).T  # second differences twice: at most 2040
     return _percentile(np.abs(both, out=both), 0.5) / (6 * 0.6745)
 
