@@ -35,11 +35,13 @@ class Aim:
 
     @property
     def verdict(self) -> str:
-        """Say whether it is met."""
+        """Say whether it is met; it is not beyond doubt where the limit lies within the interval."""
         if not self.found:
             return "not measured"
-        value = self.found[0]
-        return "met" if (value <= self.limit if self.most else value >= self.limit) else "SHORT"
+        value, low, high = self.found[0], min(self.found), max(self.found)
+        if value > self.limit if self.most else value < self.limit:
+            return "SHORT"
+        return "met" if (high <= self.limit if self.most else low >= self.limit) else "met, but not beyond doubt"
 
 
 def aims(side_by_side: Mapping[str, Any], cost: Mapping[str, Any]) -> list[Aim]:

@@ -12,6 +12,7 @@ from .aims import Aim, aims, by_name, fastest_floor
 from .lineup import FLOOR, RUNTIME
 
 RESULTS = Path(__file__).parent / "results"
+TIMES = f"times {RUNTIME}"
 
 
 def _read(name: str) -> Any:
@@ -22,7 +23,7 @@ def short_table() -> str:
     """For the README: both series with one thread, both with two, and fresh processes."""
     found = _read("side-by-side.json")
     machine, parts = found["machine"], []
-    head = ("p50 ms", "p99 ms", f"by {RUNTIME}", "peak RSS, MB")
+    head = ("p50 ms", "p99 ms", TIMES, "peak RSS, MB")
     for series, title in (
         ("pixels", "from pixels, 1 thread"),
         ("files", "from a JPEG of 1024 x 768 to JSON, 1 thread"),
@@ -46,8 +47,7 @@ def short_table() -> str:
         [_title(one), *(cell for ways in both for cell in _brief(ways.get(name)))]
         for name, one in sorted(both[0].items(), key=lambda item: item[1]["p50_ms"])
     ]
-    by = f"by {RUNTIME}"
-    parts.append(markdown(("2 threads", "from pixels, p50 ms", by, "from a JPEG, p50 ms", by), rows))
+    parts.append(markdown(("2 threads", "from pixels, p50 ms", TIMES, "from a JPEG, p50 ms", TIMES), rows))
     parts.append(start_table())
     place = f"{machine['cores']} cores of {machine['cpu']}; in turns, each in a process of its own."
     return "\n\n".join((f"MobileNetV2 at 224 px, on {place}", *parts))
@@ -86,7 +86,7 @@ def full_table(series: str, threads: int) -> str:
         for one in sorted(ways.values(), key=lambda one: one["p50_ms"])
     ]
     off = ("pixels off, grey levels",) if series == "files" else ()
-    head = ("way", "gives, beside the class", "p50 ms", "p90 ms", "p99 ms", "runs", f"by {RUNTIME}", "load ms")
+    head = ("way", "gives, beside the class", "p50 ms", "p90 ms", "p99 ms", "runs", TIMES, "load ms")
     return markdown((*head, "first ms", "peak RSS, MB", *off), rows)
 
 

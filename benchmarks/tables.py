@@ -15,7 +15,7 @@ from edge_runtime.files import write_text
 from export.sweep_table import sweep_report
 from train.layout import markdown
 
-from . import abstention_tables, cost_tables, explanation_tables, rig_tables, scan_tables, study
+from . import abstention_tables, cost_tables, explanation_tables, rig_tables, scan_tables, speed_tables, study
 from .markdown import with_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,6 +99,7 @@ PAGES = {
     ROOT / "docs" / "abstention.md": abstention_tables.TABLES,
     ROOT / "docs" / "serve.md": rig_tables.SERVE,
     ROOT / "docs" / "watch.md": rig_tables.WATCH,
+    ROOT / "docs" / "speed.md": speed_tables.TABLES,
 }
 """Page -> its tables."""
 

@@ -129,15 +129,16 @@ def _restrict(cpus: int) -> None:
 
 def _classifier(threads: int, judged: bool, cpus: int) -> Any:
     _restrict(cpus)
+    from dataclasses import replace
+
     from edge_runtime.bundle import open_bundle
     from edge_runtime.classifier import Classifier
 
     bundle = open_bundle("blood-cells")
-    if not judged:  # as with a bundle that states no limits
-        from dataclasses import replace
-
-        bundle = replace(bundle, manifest=replace(bundle.manifest, abstention=None, quality={}))
-    return Classifier.open(bundle, threads=threads)
+    if judged:
+        return Classifier.open(bundle, threads=threads)
+    unlimited = replace(bundle, manifest=replace(bundle.manifest, abstention=None, quality={}))
+    return replace(Classifier.open(unlimited, threads=threads), aside=None)  # there is nothing to do aside
 
 
 def _pixels(models: str) -> Any:
