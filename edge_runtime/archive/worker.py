@@ -1,0 +1,62 @@
+"""A worker: a process that answers shards. It dies alone: what it had in hand is in its pipe, to be read.
+
+What comes in, on standard input, is a line with the archive and then a line per shard; what goes out, on standard
+output, are lines that begin with what they are (`HAND`, `DONE`, `FAILED`). The pipe is kept by the kernel, so the last
+place in hand can be read however the process ended. Without a reader it ends with its next picture.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+HAND, DONE, FAILED = "+", "=", "!"
+"""A picture's place in the list follows; the facts of a shard, JSON; the one line why no part can be written."""
+
+START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from edge_runtime.archive.worker import main; main()"
+
+
+def command() -> list[str]:
+    """Return the command that starts one, with this process's own import path: no other copy of us is met."""
+    return [sys.executable, "-c", START, json.dumps(sys.path)]
+
+
+def main() -> None:
+    """Answer what comes until nothing does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; who started us decides what becomes of it
+    out = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # whatever an engine prints must not stand between our lines
+    os.close(nowhere)
+
+    def say(kind: str, text: object) -> None:
+        os.write(out, f"{kind}{text}\n".encode())
+
+    try:
+        _serve(say)
+    except BrokenPipeError:
+        raise SystemExit(1) from None
+
+
+def _serve(say: Callable[[str, object], None]) -> None:
+    from pathlib import Path
+
+    from ..errors import LeukoscopeError
+    from .plan import Job, parse_plan
+    from .shard import Shards
+
+    try:
+        setup = json.loads(sys.stdin.buffer.readline())
+        shards = Shards(parse_plan(setup["plan"], Path(setup["out"])), setup["node"])
+        for line in sys.stdin.buffer:
+            done = shards.write(Job.from_json(line.decode()), lambda place: say(HAND, place))
+            say(DONE, json.dumps(done.to_dict()))
+    except BrokenPipeError:
+        raise
+    except LeukoscopeError as error:
+        say(FAILED, error)
+    except Exception as error:  # noqa: BLE001 - nobody sees this process's traceback; the line says what it was
+        say(FAILED, " ".join(f"{type(error).__name__}: {error}".split()))
