@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ..errors import EngineError, OutputError
+from ..files import leftovers
 from .plan import Job, Plan
 from .shard import NOTHING, Done
 from .worker import DONE, FAILED, HAND, command
@@ -118,6 +119,8 @@ class Crew:
         worker.close()
         if job is None:  # it had nothing to do
             return
+        for file in leftovers(self._plan.part(job.shard)):
+            file.unlink(missing_ok=True)
         self.deaths += 1
         self._in_a_row += 1
         deadly = self._of_picture if place is not None else self._of_shard

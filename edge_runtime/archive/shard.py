@@ -103,6 +103,13 @@ class Shards:
         Raises:
             OutputError: the part cannot be written.
         """
+        try:
+            return self._write(job, tell)
+        except OutputError as error:
+            todo = error.todo or "make room; what is done stays done: run again"
+            raise OutputError(error.what, got=error.got, expected=error.expected, todo=todo) from None
+
+    def _write(self, job: Job, tell: Tell) -> Done:
         import pyarrow as pa
         import pyarrow.parquet as pq
 

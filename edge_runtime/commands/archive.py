@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .. import DEFAULT_MODEL
 from ..errors import OutputError, UsageError
 from ..guard import complain, plain
-from .opening import ENGINE_NAMES, add_command, open_classifier, trust_option
+from .opening import ENGINE_NAMES, add_command, open_classifier, quiet_engine, trust_option
 from .output import FAILED, Pace, TerminalLine
 from .scan import MODEL as SCAN_MODEL
 
@@ -258,7 +258,8 @@ def _crew(options: argparse.Namespace, plan: Plan, stack: ExitStack, shards: int
     if options.ray is not None:
         from ..archive.cluster import Cluster, joined
 
-        workers = min(stack.enter_context(joined(options.ray, options.workers)), shards)
+        with quiet_engine():  # Ray's core remarks on its own log level
+            workers = min(stack.enter_context(joined(options.ray, options.workers)), shards)
         crew = Cluster(plan, workers, options.timeout)
     else:
         from ..archive.crew import Crew
