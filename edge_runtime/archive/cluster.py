@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 LOCAL = "local"
 """Instead of an address: a cluster of this machine alone, for the time being."""
+
+START = "start one: ray start --head"
 
 BLOCKS = 2000
 """Jobs are dealt to Ray in so many portions at most."""
@@ -57,6 +60,9 @@ class Shards:
         return json.dumps({"done": done.to_dict(), "deaths": self._crew.deaths - deaths})
 
 
+_CONNECT_S = 10.0
+
+
 @contextmanager
 def joined(address: str, workers: int | None) -> Iterator[int]:
     """Join a cluster, or start one on this machine; leave it at the end.
@@ -71,6 +77,7 @@ def joined(address: str, workers: int | None) -> Iterator[int]:
     Raises:
         UsageError: Ray is not installed, or there is no cluster at the address.
     """
+    _require_listener(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its core writes to standard error past all settings
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it prints a warning of its own future
@@ -84,13 +91,28 @@ def joined(address: str, workers: int | None) -> Iterator[int]:
     try:
         ray.init(address, **quiet)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        raise UsageError(f"no Ray cluster at {address}", got=error, todo="start one: ray start --head") from None
+        raise UsageError(f"no Ray cluster at {address}", got=error, todo=START) from None
     try:
         cluster: Any = ray  # its functions have no types
         cpus = int(cluster.cluster_resources().get("CPU", 0))
         yield min(workers, cpus) if workers else max(1, cpus)
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Try the address: Ray itself would try for many minutes.
+
+    Raises:
+        UsageError: nobody listens there.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:  # a word that Ray knows
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UsageError(f"no Ray cluster at {address}", got=error, todo=START) from None
 
 
 class Cluster:

@@ -2,7 +2,7 @@
 
 What comes in, on standard input, is a line with the archive and then a line per shard; what goes out, on standard
 output, are lines that begin with what they are (`HAND`, `DONE`, `FAILED`). The pipe is kept by the kernel, so the last
-place in hand can be read however the process ended. Without a reader it ends with its next picture.
+place in hand can be read however the process ended. It ends within a second of who started it, whatever it does then.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 
 HAND, DONE, FAILED = "+", "=", "!"
@@ -21,12 +23,13 @@ START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from edge_runt
 
 def command() -> list[str]:
     """Return the command that starts one, with this process's own import path: no other copy of us is met."""
-    return [sys.executable, "-c", START, json.dumps(sys.path)]
+    return [sys.executable, "-c", START, json.dumps(sys.path), str(os.getpid())]
 
 
 def main() -> None:
     """Answer what comes until nothing does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; who started us decides what becomes of it
+    threading.Thread(target=_follow, args=(int(sys.argv[2]),), daemon=True).start()
     out = os.dup(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # whatever an engine prints must not stand between our lines
@@ -39,6 +42,13 @@ def main() -> None:
         _serve(say)
     except BrokenPipeError:
         raise SystemExit(1) from None
+
+
+def _follow(starter: int) -> None:
+    """End with the process that started this one: a picture that hangs must not keep an orphan alive."""
+    while os.getppid() == starter:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _serve(say: Callable[[str, object], None]) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -258,6 +258,7 @@ def _crew(options: argparse.Namespace, plan: Plan, stack: ExitStack, shards: int
     if options.ray is not None:
         from ..archive.cluster import Cluster, joined
 
+        stack.enter_context(_silence())  # where Ray, in a thread of its own, tells of nodes that died
         with quiet_engine():  # Ray's core remarks on its own log level
             workers = min(stack.enter_context(joined(options.ray, options.workers)), shards)
         crew = Cluster(plan, workers, options.timeout)
@@ -270,6 +271,13 @@ def _crew(options: argparse.Namespace, plan: Plan, stack: ExitStack, shards: int
     stack.callback(plan.tidy)
     stack.callback(crew.close)
     return crew, workers
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Let what others print on standard output lead nowhere."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def _say(options: argparse.Namespace, plan: Plan, whole: dict[str, Any], now: dict[str, Any]) -> None:

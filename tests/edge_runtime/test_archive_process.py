@@ -178,6 +178,16 @@ def opened(pipe: Path) -> int:
     return descriptors[0]
 
 
+def test_no_worker_outlives_who_started_it(start: Start, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    process = start(tmp_path / "pipe.png")
+    writer = opened(tmp_path / "pipe.png")
+    (worker,) = children(process.pid)
+    process.kill()
+    until(lambda: not os.path.exists(f"/proc/{worker}"))  # although its picture hangs
+    os.close(writer)
+
+
 def test_asked_to_stop_it_says_how_to_go_on(start: Start, pictures: Path, tmp_path: Path) -> None:
     pipe, out = tmp_path / "pipe.png", tmp_path / "out"
     os.mkfifo(pipe)
