@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from importlib.abc import MetaPathFinder
 
 HAND, DONE, FAILED = "+", "=", "!"
 """A picture's place in the list follows; the facts of a shard, JSON; the one line why no part can be written."""
@@ -30,6 +31,7 @@ def main() -> None:
     """Answer what comes until nothing does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; who started us decides what becomes of it
     threading.Thread(target=_follow, args=(int(sys.argv[2]),), daemon=True).start()
+    sys.meta_path.insert(0, _NoPandas())
     out = os.dup(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # whatever an engine prints must not stand between our lines
@@ -42,6 +44,15 @@ def main() -> None:
         _serve(say)
     except BrokenPipeError:
         raise SystemExit(1) from None
+
+
+class _NoPandas(MetaPathFinder):
+    """Keeps pandas out: where it is, pyarrow imports it to see whether a list is its; 50 MB and half a second."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        """Refuse pandas; of the others nothing is known here."""
+        if fullname == "pandas":
+            raise ModuleNotFoundError("not wanted here", name=fullname)
 
 
 def _follow(starter: int) -> None:
