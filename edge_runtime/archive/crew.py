@@ -13,6 +13,7 @@ import os
 import selectors
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from ..errors import EngineError, OutputError
 from ..files import leftovers
 from .plan import Job, Plan
 from .shard import NOTHING, Done
-from .worker import DONE, FAILED, HAND, command
+from .worker import DONE, FAILED, NOTE, command
 
 DEATHS = 2
 """So many workers may die of a picture. One death may be another's fault: the kernel's choice where memory is short."""
@@ -96,6 +97,7 @@ class Crew:
                 elif worker.job is None:
                     self._in_a_row = 0
             for worker in self._workers:
+                worker.look()
                 if worker.hand is not None and time.monotonic() - worker.since_s > self._patience_s:
                     worker.end(f"the limit of {self._patience_s:g} seconds")
             yield None
@@ -115,6 +117,7 @@ class Crew:
         """Take what a dead worker had in hand back, and learn from it."""
         self._selector.unregister(worker.descriptor)
         self._workers.remove(worker)
+        worker.look()
         why, job, place = worker.why(), worker.job, worker.hand
         worker.close()
         if job is None:  # it had nothing to do
@@ -151,14 +154,20 @@ class _Worker:
         job: that it works on; None: it waits for one.
         hand: place of the picture in hand; None: none is.
         behind: pictures of the job that are behind.
-        since_s: when that was said last, seconds of the monotonic clock.
+        since_s: when a new note of that was seen last, seconds of the monotonic clock.
         failed: the line why it cannot go on.
         ended: its pipe is closed.
     """
 
     def __init__(self, setup: str) -> None:
+        self._note = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - `close` does
         self._process = subprocess.Popen(
-            command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+            command(self._note.fileno()),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            pass_fds=(self._note.fileno(),),
         )
         self.job: Job | None = None
         self.hand: int | None = None
@@ -166,7 +175,7 @@ class _Worker:
         self.since_s = 0.0
         self.failed: str | None = None
         self.ended = False
-        self._rest, self._why = b"", ""
+        self._rest, self._why, self._seen = b"", "", b""
         self._write(setup)
 
     @property
@@ -177,6 +186,7 @@ class _Worker:
 
     def give(self, job: Job) -> None:
         """Let it work on a shard."""
+        self._seen = self._noted()  # of the shard before; it writes nothing until it has this one
         self.job, self.hand, self.behind = job, None, 0
         self._write(job.to_json())
 
@@ -194,15 +204,24 @@ class _Worker:
         *lines, self._rest = (self._rest + said).split(b"\n")
         for line in lines:
             kind, text = chr(line[0]), line[1:].decode()
-            if kind == HAND and self.job is not None:
-                place, self.since_s = int(text), time.monotonic()
-                self.hand = None if place == NOTHING else place
-                self.behind = self.job.count if place == NOTHING else place - self.job.first
-            elif kind == FAILED:
+            if kind == FAILED:
                 self.failed = text
             elif kind == DONE:
                 self.job, self.hand, self.behind = None, None, 0
                 yield Done(**json.loads(text))
+
+    def look(self) -> None:
+        """Read what it has in hand."""
+        noted = self._noted()
+        if self.job is None or noted == self._seen:
+            return
+        self._seen, self.since_s = noted, time.monotonic()
+        place, _ = NOTE.unpack(noted)
+        self.hand = None if place == NOTHING else place
+        self.behind = self.job.count if place == NOTHING else place - self.job.first
+
+    def _noted(self) -> bytes:
+        return os.pread(self._note.fileno(), NOTE.size, 0)
 
     def end(self, why: str) -> None:
         """Kill it."""
@@ -219,7 +238,7 @@ class _Worker:
     def close(self) -> None:
         """Wait for its end and close the pipes."""
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
+        for stream in (self._process.stdin, self._process.stdout, self._note):
             if stream is not None:
                 stream.close()
 

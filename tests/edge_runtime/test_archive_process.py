@@ -282,7 +282,7 @@ def test_a_picture_that_takes_too_long_is_given_up(plan: Plan) -> None:
 
 def test_workers_that_only_die_end_it(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     start = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGABRT)"]
-    monkeypatch.setattr("edge_runtime.archive.crew.command", lambda: start)
+    monkeypatch.setattr("edge_runtime.archive.crew.command", lambda note: start)
     with pytest.raises(EngineError, match=r"die again and again: got ended by SIGABRT .*fewer --workers"):
         driven(Crew(plan, 2, 60.0), plan)
     assert not list(plan.out.glob("part-*"))
