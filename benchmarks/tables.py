@@ -146,6 +146,7 @@ PAGES = {
     ROOT / "docs" / "abstention.md": abstention_tables.TABLES,
     ROOT / "docs" / "serve.md": rig_tables.SERVE,
     ROOT / "docs" / "watch.md": rig_tables.WATCH,
+    ROOT / "docs" / "archive.md": rig_tables.ARCHIVE,
 }
 """Page -> its tables."""
 

@@ -1,7 +1,7 @@
 """The plan of an archive: what is to be done, written once, so that whoever goes on does the same.
 
-What comes in are names of pictures and settings; what goes out is a folder with ``list.jsonl`` (each name as JSON, a
-line) and ``plan.json``. Pictures are dealt out in shards, in the order of the list; shard n becomes
+What comes in are names of pictures and settings; what goes out is a folder with ``_list.jsonl`` (each name as JSON, a
+line) and ``_plan.json``. Pictures are dealt out in shards, in the order of the list; shard n becomes
 ``part-NNNNN.parquet`` and is done when that file is there. A plan is never changed: a run with another list, model or
 settings is refused.
 """
@@ -21,7 +21,7 @@ from .. import __version__
 from ..errors import OutputError, UsageError
 from ..files import leftovers, write_bytes, write_whole
 
-PLAN, LIST = "plan.json", "list.jsonl"
+PLAN, LIST = "_plan.json", "_list.jsonl"
 FORMAT, VERSION = "leukoscope-archive", 1
 COLUMNS = 1
 """Number of these columns; it changes with any of them."""

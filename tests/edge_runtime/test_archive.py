@@ -5,8 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,9 @@ from PIL import Image
 
 from edge_runtime import archive, cli, report
 from edge_runtime.archive import lists
+from edge_runtime.archive.columns import column_types
 from edge_runtime.archive.lists import listed, named, of_this_place
-from edge_runtime.archive.plan import Job, Settings, make_plan, names_of, read_plan
+from edge_runtime.archive.plan import MODES, Job, Settings, make_plan, names_of, read_plan
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import UsageError
 from edge_runtime.preprocess import PICTURE_SUFFIXES
@@ -126,9 +130,9 @@ def test_each_picture_has_one_row_that_says_what_classify_says(
     assert status == 1 and err == []
     assert "7 pictures, 7 rows, 1 pictures with an error" in text and text.endswith(f"{report.NOTE}\n")
     assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == [
-        "list.jsonl",
+        "_list.jsonl",
+        "_plan.json",
         *(f"part-0000{n}.parquet" for n in range(3)),
-        "plan.json",
     ]
     found, classifier = rows(out), Classifier.open(valid_bundle, threads=1)
     assert [row["row"] for row in found] == list(range(7))
@@ -242,12 +246,12 @@ def test_another_plan_is_refused(
     for change, said in changes.items():
         status, text, err = run("archive", "--out", tmp_path / "out", *usual, *change)
         assert status in (1, 2) and text == "" and len(err) == 1 and said in err[0]
-    plan = json.loads(before["plan.json"])
+    plan = json.loads(before["_plan.json"])
     plan["leukoscope"] = "0.0.1"
-    (tmp_path / "out" / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    (tmp_path / "out" / "_plan.json").write_text(json.dumps(plan), encoding="utf-8")
     status, _, err = run("archive", "--out", tmp_path / "out")
     assert status == 2 and len(err) == 1 and "expected leukoscope 0.0.1" in err[0]
-    (tmp_path / "out" / "plan.json").write_bytes(before["plan.json"])
+    (tmp_path / "out" / "_plan.json").write_bytes(before["_plan.json"])
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
@@ -255,25 +259,25 @@ def test_damage_in_the_folder_is_one_line(run: Run, folder: Path, tmp_path: Path
     out = tmp_path / "out"
     arguments = ("archive", "--model", valid_bundle, "--out", out, folder)
     assert run(*arguments)[0] == 1
-    part, plan = out / "part-00000.parquet", out / "plan.json"
+    part, plan = out / "part-00000.parquet", out / "_plan.json"
     whole = part.read_bytes()
     part.write_bytes(whole[:-5])
     status, _, err = run("archive", "--out", out)
     assert status == 1 and "part-00000.parquet: damaged" in err[-1] and "remove it" in err[-1]
     part.unlink()
-    names = (out / "list.jsonl").read_bytes()
-    (out / "list.jsonl").write_bytes(names[:20])
+    names = (out / "_list.jsonl").read_bytes()
+    (out / "_list.jsonl").write_bytes(names[:20])
     status, _, err = run("archive", "--out", out)
-    assert status == 1 and len(err) == 1 and "list.jsonl: damaged" in err[0] and not part.exists()
-    (out / "list.jsonl").write_bytes(names)
+    assert status == 1 and len(err) == 1 and "_list.jsonl: damaged" in err[0] and not part.exists()
+    (out / "_list.jsonl").write_bytes(names)
     for text in (b"{", b"[]", b'{"format": "leukoscope-archive", "version": 2}', b"\xff"):
         plan.write_bytes(text)
         status, _, err = run("archive", "--out", out)
-        assert status == 2 and len(err) == 1 and "plan.json" in err[0]
+        assert status == 2 and len(err) == 1 and "_plan.json" in err[0]
     plan.unlink()
     part.write_bytes(whole)
     status, _, err = run(*arguments)
-    assert status == 2 and len(err) == 1 and "parts without plan.json" in err[0]
+    assert status == 2 and len(err) == 1 and "parts without _plan.json" in err[0]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +297,7 @@ def test_damage_in_the_folder_is_one_line(run: Run, folder: Path, tmp_path: Path
 def test_wrong_usage_is_one_line(run: Run, tmp_path: Path, arguments: tuple[Any, ...], said: str) -> None:
     status, out, err = run("archive", "--out", tmp_path / "out", *arguments)
     assert (status, out, len(err)) == (2, "", 1) and said in err[0]
-    assert not (tmp_path / "out" / "plan.json").exists()
+    assert not (tmp_path / "out" / "_plan.json").exists()
 
 
 def test_without_pyarrow_it_says_what_to_install(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,5 +327,28 @@ def test_two_at_a_time_are_refused(run: Run, folder: Path, tmp_path: Path, valid
     assert status == 2 and len(err) == 1 and "in use by another archive" in err[0]
 
 
-def test_its_place_among_the_commands() -> None:
-    assert "archive" in cli.COMMANDS
+def test_the_guides_commands_parse_and_its_examples_run(
+    run: Run, folder: Path, tmp_path: Path, valid_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "archive.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^python -m edge_runtime ([^\n]*)", page, re.MULTILINE)
+    assert len(commands) >= 5
+    for command in commands:
+        cli.build_parser().parse_args(shlex.split(command, comments=True))
+    assert run("archive", "--model", valid_bundle, "--out", tmp_path / "answers", folder)[0] == 1
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert len(examples) == 3
+    names: dict[str, Any] = {}
+    for example in examples:
+        if "pandas" not in example or find_spec("pandas"):
+            exec(compile(example, "docs/archive.md", "exec"), names)
+    prediction = Classifier.open(valid_bundle).classify(names["row"]["path"])
+    assert np.abs(names["heatmap"] - prediction.heatmap).max() <= 0.5 / 255 + 1e-6
+    documented = set(re.findall(r"`([a-zA-Z_ ]+)`", page))
+    for mode in MODES:
+        for column in column_types(Classifier.open(valid_bundle).bundle.manifest, mode):
+            assert (
+                re.sub(r"^(p|flag) .*", lambda found: {"p": "p LABEL", "flag": "flag NAME"}[found[1]], column)
+                in documented
+            )

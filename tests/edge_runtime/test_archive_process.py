@@ -213,7 +213,7 @@ def test_a_full_disk_is_one_line_and_tears_nothing(start: Start, pictures: Path,
     status, text, err = finished(start("--shard", 60, pictures, before="ulimit -f 9"))  # the list fits, a part does not
     assert (status, text, len(err)) == (1, "", 1)
     assert "part-00000.parquet: cannot be written" in err[0] and "run again" in err[0]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "list.jsonl", "plan.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "_list.jsonl", "_plan.json"}
     status, _, _ = finished(start("--shard", 60, pictures))
     assert status == 1 and len(answers(tmp_path / "out")) == PICTURES
 
