@@ -111,14 +111,14 @@ def archive_table() -> str:
         "of the command, MiB",
     )
     listing, size = found["list"], found["bytes_per_row"]
-    growth, read_ms = listing["rss_growth_mib"], 1000 * listing["read_s"]
+    plan_s, growth, read_ms = listing["plan_s"], listing["rss_growth_mib"], 1000 * listing["read_s"]
     return (
         f"{markdown(head, rows)}\n\n"
         f"{found['pictures']:,} cells of {found['picture_px']} x {found['picture_px']} px, {found['distinct']} of them "
         f"different, in shards of {found['shard_pictures']}; medians of {found['rounds']} rounds. A row takes "
         f"{size['all']:.0f} bytes in these parts, of which the heatmap {size['heatmap']:.0f}.\n\n"
-        f"A list of {listing['pictures']:,} names, {listing['list_mb']:.0f} MB, is planned in {listing['plan_s']:.1f} s "
-        f"and the plan read again in {read_ms:.0f} ms; the process' peak memory is {growth:.1f} MiB above that of a "
+        f"A list of {listing['pictures']:,} names ({listing['list_mb']:.0f} MB) is planned in {plan_s:.1f} s "
+        f"and read again in {read_ms:.0f} ms; the process' peak memory is {growth:.1f} MiB above that of a "
         "list of 1,000."
     )
 

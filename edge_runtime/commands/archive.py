@@ -111,7 +111,7 @@ def _archive(options: argparse.Namespace) -> int:
         stack.enter_context(asked.listening())
         try:
             plan, unlisted = _plan(options, out, read_plan(out))
-            return _work(options, plan, unlisted)
+            return _work(options, plan, unlisted, asked)
         except KeyboardInterrupt:
             done = read_plan(out)
             if done is None:
@@ -215,7 +215,7 @@ def _counted(names: Iterator[str], silent: bool) -> Iterator[str]:
         line.clear()
 
 
-def _work(options: argparse.Namespace, plan: Plan, unlisted: int) -> int:
+def _work(options: argparse.Namespace, plan: Plan, unlisted: int, asked: _Asked) -> int:
     from ..archive.plan import summary_of_parts
 
     plan.tidy()
@@ -230,6 +230,7 @@ def _work(options: argparse.Namespace, plan: Plan, unlisted: int) -> int:
     with ExitStack() as stack:
         if missing:
             crew, facts["workers"] = _crew(options, plan, stack, len(missing))
+            asked.listen()  # Ray has put its own handler there
             start_s = time.monotonic()
             pace = Pace(plan.pictures, before, silent=options.json and sys.stdout.isatty())
             stack.callback(pace.clear)
@@ -311,11 +312,16 @@ class _Asked:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Listen to SIGTERM."""
-        before = signal.signal(signal.SIGTERM, self._heard)
+        before = signal.getsignal(signal.SIGTERM)
+        self.listen()
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
+
+    def listen(self) -> None:
+        """Do so from now on, whoever did before."""
+        signal.signal(signal.SIGTERM, self._heard)
 
     def _heard(self, number: int, _frame: FrameType | None) -> None:
         self.status = 128 + number
