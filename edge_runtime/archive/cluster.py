@@ -37,7 +37,7 @@ _STORE_BYTES = 100 * 1024 * 1024
 """Of Ray's object store, where we start it: jobs and results are small, and pictures never pass through it."""
 
 
-class Shards:
+class NodeCrew:
     """Ray's actor: does the shards that come to it."""
 
     def __init__(self, out: str, plan: str, patience_s: float) -> None:
@@ -141,7 +141,7 @@ class Cluster:
         items = [{"job": job.to_json()} for job in jobs]
         brief = Plan(self._plan.out, self._plan.settings, self._plan.list_sha256, self._plan.pictures, ())
         dataset = ray.data.from_items(items, override_num_blocks=min(BLOCKS, len(items))).map_batches(
-            Shards,
+            NodeCrew,
             fn_constructor_args=(str(self._plan.out), brief.to_json(), self._patience_s),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=self._workers),

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from .. import __version__
 from ..errors import OutputError, UsageError
@@ -40,7 +41,7 @@ class Settings:
         bundle_id: what that was when the plan was made.
         engine: of `engines.ENGINES`.
         um_per_px: micrometres per pixel of all fields, None: measured in each; "scan" only.
-        shard_pictures: in a shard, 1 to `MAX_SHARD_PICTURES`.
+        shard_pictures: in a shard at most, 1 to `MAX_SHARD_PICTURES`.
         root: absolute path of the folder that relative names start from.
         leukoscope: version of this program.
         columns: `COLUMNS`.
@@ -194,14 +195,28 @@ def parse_plan(text: str, out: Path) -> Plan:
         ) from None
 
 
-def make_plan(out: Path, names: Iterable[str], settings: Settings) -> Plan:
+def make_plan(out: Path, names: Iterable[str], settings: Settings, parts: int = 1) -> Plan:
     """Write the list and then the plan; only numbers are held, one per shard.
+
+    Args:
+        out: the archive's folder.
+        names: of the pictures.
+        settings: how they are answered.
+        parts: shards are made smaller than the settings say where that gives so many.
 
     Raises:
         OutputError: the folder is read-only or full.
     """
     with write_whole(out / LIST) as stream:
-        plan = _planned(out, names, settings, stream)
+        digest, count = _write(names, stream)
+    shard_pictures = min(settings.shard_pictures, max(1, math.ceil(count / parts)))
+    offsets, position = [], 0
+    with (out / LIST).open("rb") as stream:
+        for place, line in enumerate(stream):
+            if place % shard_pictures == 0:
+                offsets.append(position)
+            position += len(line)
+    plan = Plan(out, replace(settings, shard_pictures=shard_pictures), digest, count, tuple(offsets))
     write_bytes(out / PLAN, plan.to_json().encode())
     return plan
 
@@ -213,23 +228,21 @@ def require_same_list(plan: Plan, names: Iterable[str]) -> None:
         UsageError: it is another one.
     """
     with open(os.devnull, "wb") as nowhere:
-        found = _planned(plan.out, names, plan.settings, nowhere)
-    if found.list_sha256 != plan.list_sha256:
-        sides = (f"list {one.list_sha256[:12]} of {one.pictures} pictures" for one in (found, plan))
-        raise _another(plan.out, *sides)
+        digest, count = _write(names, nowhere)
+    if digest != plan.list_sha256:
+        both = ((digest, count), (plan.list_sha256, plan.pictures))
+        raise _another(plan.out, *(f"list {sha256[:12]} of {pictures} pictures" for sha256, pictures in both))
 
 
-def _planned(out: Path, names: Iterable[str], settings: Settings, stream: BinaryIO) -> Plan:
-    digest, offsets, position, count = hashlib.sha256(), [], 0, 0
+def _write(names: Iterable[str], stream: BinaryIO) -> tuple[str, int]:
+    """Write the names as JSON, one a line; return the SHA-256 of that, and how many they are."""
+    digest, count = hashlib.sha256(), 0
     for name in names:
-        if count % settings.shard_pictures == 0:
-            offsets.append(position)
         line = json.dumps(name).encode() + b"\n"
         stream.write(line)
         digest.update(line)
-        position += len(line)
         count += 1
-    return Plan(out, settings, digest.hexdigest(), count, tuple(offsets))
+    return digest.hexdigest(), count
 
 
 def _another(out: Path, got: str, expected: str) -> UsageError:
@@ -283,27 +296,3 @@ def names_of(plan: Plan, job: Job) -> Iterator[str]:
         raise OutputError(f"{list_file}: cannot be read", got=error.strerror) from None
     except ValueError:
         raise OutputError(f"{list_file}: damaged", todo="--out with another folder") from None
-
-
-def summary_of_parts(plan: Plan) -> dict[str, Any]:
-    """Read what the parts that are there say in their ends: {"parts", "rows", "errors"}.
-
-    Raises:
-        OutputError: one is damaged.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    missing = set(plan.missing())
-    done = [shard for shard in range(len(plan.offsets)) if shard not in missing]
-    rows = errors = 0
-    for shard in done:
-        try:
-            end = pq.read_metadata(plan.part(shard))
-        except (pa.ArrowException, OSError) as error:
-            raise OutputError(f"{plan.part(shard)}: damaged", got=error, todo="remove it, then run again") from None
-        place = end.schema.names.index("error")
-        groups = [end.row_group(number) for number in range(end.num_row_groups)]
-        rows += end.num_rows
-        errors += sum(group.num_rows - group.column(place).statistics.null_count for group in groups)
-    return {"parts": len(done), "rows": rows, "errors": errors}

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from ..archive.plan import Plan, Settings
     from .opening import Commands
 
-SHARD_PICTURES = 1000
+SHARD_PICTURES = {"classify": 1000, "scan": 100}
+"""Of each mode, unless that makes fewer than `WORKER_SHARDS` per worker: what a kill may cost is seconds to minutes."""
+
+WORKER_SHARDS = 4
 PATIENCE_S = 120.0
 MAX_WORKERS = 1024
 
@@ -70,7 +73,11 @@ def add(commands: Commands) -> None:
         "--um-per-px", type=float, metavar="X", help="with --scan: micrometres per pixel; default: measured in each"
     )
     archive.add_argument(
-        "--shard", type=int, metavar="N", help=f"pictures per file; default: the plan's, else {SHARD_PICTURES}"
+        "--shard",
+        type=int,
+        metavar="N",
+        help="pictures per file; default: the plan's, else {classify}, with --scan {scan}, or fewer so that all "
+        "workers have some".format(**SHARD_PICTURES),
     )
     archive.add_argument(
         "--workers",
@@ -90,9 +97,7 @@ def add(commands: Commands) -> None:
     archive.add_argument(
         "--model", metavar="MODEL", help=f"name or path; default: {DEFAULT_MODEL}, with --scan {SCAN_MODEL}"
     )
-    archive.add_argument(
-        "--engine", choices=ENGINE_NAMES, help="default: as bench chose here, else the first installed"
-    )
+    archive.add_argument("--engine", choices=ENGINE_NAMES, help="default: the plan's, else the first that is installed")
     trust_option(archive)
     archive.set_defaults(run=_archive)
 
@@ -147,6 +152,7 @@ def _plan(options: argparse.Namespace, out: Path, made: Plan | None) -> tuple[Pl
     """Return the plan, as it is or made now, and how many folders could not be listed."""
     from ..archive.lists import listed, named, of_this_place
     from ..archive.plan import make_plan, require_same_list
+    from ..machine import usable_cpus
     from ..preprocess import PICTURE_SUFFIXES
     from ..slides import SLIDE_SUFFIXES
 
@@ -168,7 +174,8 @@ def _plan(options: argparse.Namespace, out: Path, made: Plan | None) -> tuple[Pl
     )
     shown = _counted(of_this_place(names, settings.root), options.json and sys.stdout.isatty())
     if made is None:
-        made = make_plan(out, shown, settings)
+        workers = options.workers or usable_cpus()
+        made = make_plan(out, shown, settings, 1 if options.shard else WORKER_SHARDS * workers)
     else:
         require_same_list(made, shown)
     for error in unlisted:
@@ -198,7 +205,7 @@ def _settings(options: argparse.Namespace, made: Plan | None, sources: bool) -> 
     classifier = open_classifier(model, options)
     if mode == "scan":
         Scanner(classifier, um_per_px)  # is the bundle one for cells?
-    shard = options.shard or (planned.shard_pictures if planned is not None else SHARD_PICTURES)
+    shard = options.shard or (planned.shard_pictures if planned is not None else SHARD_PICTURES[mode])
     bundle = classifier.bundle
     name = model if os.path.basename(model) == model and not os.path.isdir(model) else str(bundle.root)
     return Settings(mode, name, bundle.id, classifier.engine.name, um_per_px, shard, root)
@@ -216,7 +223,7 @@ def _counted(names: Iterator[str], silent: bool) -> Iterator[str]:
 
 
 def _work(options: argparse.Namespace, plan: Plan, unlisted: int, asked: _Asked) -> int:
-    from ..archive.plan import summary_of_parts
+    from ..archive.shard import summary_of_parts
 
     plan.tidy()
     missing = plan.missing()

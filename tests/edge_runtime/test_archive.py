@@ -115,6 +115,12 @@ def test_a_plan_deals_names_of_every_kind(tmp_path: Path) -> None:
     dealt = [list(names_of(plan, plan.job(shard))) for shard in range(3)]
     assert dealt == [names[:2], names[2:4], names[4:]]
     assert [(plan.job(n).first, plan.job(n).count) for n in range(3)] == [(0, 2), (2, 2), (4, 1)]
+    assert [make_plan(tmp_path, names, settings, parts).settings.shard_pictures for parts in (1, 3, 4, 9)] == [
+        2,
+        2,
+        2,
+        1,
+    ]
     job = Job(1, 2, 3, 4, {7: "why"})
     assert Job.from_json(job.to_json()) == job
 
@@ -257,7 +263,7 @@ def test_another_plan_is_refused(
 
 def test_damage_in_the_folder_is_one_line(run: Run, folder: Path, tmp_path: Path, valid_bundle: Path) -> None:
     out = tmp_path / "out"
-    arguments = ("archive", "--model", valid_bundle, "--out", out, folder)
+    arguments = ("archive", "--model", valid_bundle, "--out", out, "--shard", 7, folder)
     assert run(*arguments)[0] == 1
     part, plan = out / "part-00000.parquet", out / "_plan.json"
     whole = part.read_bytes()
