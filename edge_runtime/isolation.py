@@ -47,7 +47,7 @@ class Limits:
         start_s: until the package is imported and the process locked in.
         load_s: until the model is loaded.
         run_s: for one inference.
-        deaths: so often it may die before it is not started again.
+        deaths: so often in a row, without an answer between, it may die or fall silent before it is started no more.
     """
 
     spare_bytes: int = 2**30
@@ -119,18 +119,18 @@ class _Isolated:
     def _run(
         self, input_name: str, output_names: tuple[str, str], pixels: npt.NDArray[np.uint8]
     ) -> list[npt.NDArray[Any]]:
-        if self._child is None or self._child.ended:
-            if self._deaths >= self._limits.deaths:
-                raise EngineError(f"{self._where}: the engine died {self._deaths} times and is not started again")
-            self._child = self._start()[0]
-        child, io = self._child, self._io
+        if self._deaths >= self._limits.deaths:
+            times = f"{self._deaths} time{'s' * (self._deaths > 1)} in a row"
+            raise EngineError(f"{self._where}: the engine died {times} and is not started again")
+        io = self._io
         asked = {"input": input_name, "outputs": output_names, "shape": pixels.shape}
         most = (4 * io.classes, 4 * io.classes * io.map_height * io.map_width)
-        try:
-            stated, blobs = child.ask(asked, [pixels.data.cast("B")], self._limits.run_s, most)
-        except EngineError:
-            self._deaths += 1
-            raise
+        self._deaths += 1  # unless it answers
+        if self._child is None or self._child.ended:
+            self._child = self._start()[0]
+        child = self._child
+        stated, blobs = child.ask(asked, [pixels.data.cast("B")], self._limits.run_s, most)
+        self._deaths = 0
         if "error" in stated:
             raise EngineError(f"{self._where}: the isolated engine failed on a picture", got=_text(stated["error"]))
         described = stated.get("outputs")

@@ -119,6 +119,15 @@ ROWS = (
         rf"error: .*/\.leukoscope\.db\.lock: cannot be written: {READ_ONLY} .*",
     ),
     Row(
+        "read-only: serve",
+        LOCK_FILES,
+        ("serve", "--port", "0"),
+        1,
+        "",
+        rf"error: .*/state/leukoscope: cannot be made: {READ_ONLY}",
+        {"XDG_STATE_HOME": "{}/state"},
+    ),
+    Row(
         "read-only: bench",
         LOCK_FILES,
         ("bench", "--rounds", "5", "{}/bundle"),
