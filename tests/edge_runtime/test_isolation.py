@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from bundle_maker import TINY_IO, replace_file, smear, tiny, tiny_bundle, tiny_openvino
 
-from edge_runtime import installation, isolation, machine
+from edge_runtime import child, installation, isolation, machine
 from edge_runtime.commands import opening
 from edge_runtime.device import Device
 from edge_runtime.engines import Engine, open_engine
-from edge_runtime.errors import EngineError, UsageError
+from edge_runtime.errors import BundleError, EngineError, UsageError
 from edge_runtime.frames import Layer
 from edge_runtime.isolation import Limits, layers_here, load_isolated
 
@@ -348,7 +348,7 @@ def liar(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Engine]]:
     """Return a function that opens an engine whose child answers a picture as a piece of program says."""
 
     def engine(answer: str) -> Engine:
-        monkeypatch.setattr(isolation, "_PROGRAM", LIAR + answer)
+        monkeypatch.setattr(child, "_PROGRAM", LIAR + answer)
         return open_engine("litert", tiny("float32"), TINY_IO, 1, isolate=True)
 
     yield engine
@@ -382,12 +382,29 @@ def test_a_child_that_lies_is_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_child_that_lies_about_its_model_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    for said in ("dict(inputs=[], outputs=7, sizes=[])", "dict(inputs=[1], outputs=[], sizes=[])", "dict(sizes=[])"):
-        program = LIAR.replace("say(graph); hear()", f"say({said}); hear()")
-        monkeypatch.setattr(isolation, "_PROGRAM", program)
-        with pytest.raises(EngineError, match="answers nonsense"):
-            open_engine("litert", tiny("float32"), TINY_IO, 1, isolate=True)
+@pytest.mark.parametrize(
+    "said",
+    [
+        "dict(sizes=[])",
+        "dict(inputs=[], outputs=7, sizes=[])",
+        "dict(inputs=[1], outputs=[], sizes=[])",
+        "dict(inputs=[tensor('x', [{}], 'uint8')], outputs=[], sizes=[])",
+        "dict(inputs=[tensor('x', [1], 'uint8') | dict(scale=10**400)], outputs=[], sizes=[])",
+        "dict(inputs=[tensor('x', [1], 'uint8') | dict(zero_point=2**70)], outputs=[], sizes=[])",
+        "dict(inputs=[tensor('x', [1], 'uint8')] * 65, outputs=[], sizes=[])",
+    ],
+)
+def test_a_child_that_lies_about_its_model_is_found_out(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setattr(child, "_PROGRAM", LIAR.replace("say(graph); hear()", f"say({said}); hear()"))
+    with pytest.raises(EngineError, match="answers nonsense"):
+        open_engine("litert", tiny("float32"), TINY_IO, 1, isolate=True)
+
+
+def test_a_child_whose_model_is_another_is_refused_as_any_engines_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    lie = LIAR.replace("say(graph); hear()", "say(graph | dict(outputs=graph['outputs'][:1])); hear()")
+    monkeypatch.setattr(child, "_PROGRAM", lie)
+    with pytest.raises(BundleError, match=r"model\.tflite: no output 'class_map'"):
+        open_engine("litert", tiny("float32"), TINY_IO, 1, isolate=True)
 
 
 def test_where_it_is_not_possible_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,6 +467,6 @@ def test_the_child_sees_nothing_of_the_environment(monkeypatch: pytest.MonkeyPat
         environment.update(options["env"])
         return asked(*arguments, **options)
 
-    monkeypatch.setattr(isolation.subprocess, "Popen", seen)
+    monkeypatch.setattr(child.subprocess, "Popen", seen)
     open_engine("litert", tiny("int8"), TINY_IO, 1, isolate=True)
     assert set(environment) <= {"LD_LIBRARY_PATH", "OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX"} and environment
