@@ -1,0 +1,75 @@
+"""Contests: ways in processes of their own take turns, and one that fails or changes its answer is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.contest import ContestError, Way, contest
+
+WAYS = """
+import os, sys, time
+
+def sleeper(seconds):
+    def run():
+        time.sleep(seconds)
+        return seconds
+    print("this must not reach the pipe")
+    return run, lambda found: {"slept": found}
+
+def counter():
+    state = []
+    def run():
+        state.append(0)
+        return len(state) > 12
+    return run, bool
+
+def broken():
+    raise RuntimeError("no model here")
+
+def dying():
+    sys.stderr.write("last words\\n")
+    sys.stderr.flush()
+    os._exit(3)
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Return a file of ways."""
+    path = tmp_path / "ways.py"
+    path.write_text(WAYS, encoding="utf-8")
+    return path
+
+
+def test_ways_are_timed_in_turns(file: Path) -> None:
+    ways = [Way(name, file, "sleeper", {"seconds": s}) for name, s in (("short", 0.001), ("long", 0.004))]
+    found = contest(ways, rounds=4, runs=3, not_counted=1, warmup=1)
+    assert list(found) == ["short", "long"]
+    for name, least_ms in (("short", 1.0), ("long", 4.0)):
+        outcome = found[name]
+        assert outcome.times_ms.shape == (4, 3)
+        assert outcome.times_ms.min() >= least_ms and outcome.first_ms >= least_ms and outcome.load_ms > 0
+        assert outcome.answer == {"slept": least_ms / 1000}
+        assert 3 < outcome.peak_rss_mb < 100  # its own, not that of the process that started it
+    assert found["short"].times_ms.min() < found["long"].times_ms.min()
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        ("counter", "counter: ValueError: another answer: True, before False"),
+        ("broken", "broken: RuntimeError: no model here"),
+        ("dying", "dying: ended with status 3: last words"),
+        ("absent", "absent: AttributeError"),
+    ],
+)
+def test_a_way_that_fails_is_named(file: Path, function: str, says: str) -> None:
+    with pytest.raises(ContestError, match=says):
+        contest([Way(function, file, function)], rounds=5)
+
+
+def test_an_environment_that_is_missing_is_named(file: Path) -> None:
+    with pytest.raises(ContestError, match="other: cannot be started"):
+        contest([Way("other", file, "sleeper", {"seconds": 0}, python="/no/such/python")], rounds=1)
