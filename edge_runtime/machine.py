@@ -92,6 +92,37 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def available_memory(root: Path = ROOT) -> int | None:
+    """Return how much memory this process could still take, bytes; None where nobody says.
+
+    The least of three: what the machine has, what the process' control group may have (a service's ``MemoryMax``, a
+    container's limit), and the process' own limit (``ulimit -v``).
+    """
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", read_text(root / "proc/meminfo") or "", re.MULTILINE)
+    left = [int(found[1]) * 1024] if found else []
+    group = root / "sys/fs/cgroup" / _control_group(root)
+    limit, used = (read_text(group / f"memory.{name}") or "" for name in ("max", "current"))
+    if limit.isdigit() and used.isdigit():
+        # The kernel drops what it holds of files before it refuses memory.
+        files = re.search(r"^inactive_file (\d+)", read_text(group / "memory.stat") or "", re.MULTILINE)
+        left.append(max(0, int(limit) - int(used) + int(files[1] if files else 0)))
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return min(left, default=None)
+    own = resource.getrlimit(resource.RLIMIT_AS)[0]
+    pages = (read_text(root / "proc/self/statm") or "").partition(" ")[0]
+    if own != resource.RLIM_INFINITY and pages.isdigit():
+        left.append(max(0, own - int(pages) * resource.getpagesize()))
+    return min(left, default=None)
+
+
+def _control_group(root: Path) -> str:
+    """Return the process' place in the one hierarchy of control groups (version 2), "" where it is the top or none."""
+    found = re.search(r"^0::/(.*)$", read_text(root / "proc/self/cgroup") or "", re.MULTILINE)
+    return found[1] if found else ""
+
+
 def package_version(module: str) -> str | None:
     """Return the version of an installed package, "unknown" where none is recorded beside it, None: not installed.
 
