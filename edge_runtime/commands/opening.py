@@ -136,7 +136,7 @@ def quiet_libraries() -> Iterator[None]:
     nowhere, stream = os.open(os.devnull, os.O_WRONLY), sys.stderr
     try:
         if _leads_to(stream, 2):
-            sys.stderr = open(kept, "w", buffering=1, encoding=stream.encoding, errors=stream.errors, closefd=False)
+            sys.stderr = os.fdopen(kept, "w", 1, stream.encoding, stream.errors, closefd=False)
         os.dup2(nowhere, 2)
         yield
     finally:

@@ -7,9 +7,10 @@ these bytes. A file that makes no sense has as much of an anatomy as could be fo
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,6 +49,10 @@ MAX_PARTS = 400
 """Of each kind: a file may hold millions, and a mutator needs a choice, not all."""
 
 
+def _filled(spans: Iterable[Span]) -> tuple[Span, ...]:
+    return tuple(span for span in spans if span[0] < span[1])
+
+
 def jpeg(content: bytes) -> Anatomy:
     """Take a JPEG apart: segments, their lengths, and every number of frame, scan and restart headers."""
     members, fields, bulk = [], [], []
@@ -77,7 +82,7 @@ def jpeg(content: bytes) -> Anatomy:
                 place = content.find(b"\xff\xd8", place) + 2
                 if place == 1:
                     break
-    return Anatomy(tuple(members), tuple(fields), tuple(bulk))
+    return Anatomy(tuple(members), tuple(fields), _filled(bulk))
 
 
 def png(content: bytes) -> Anatomy:
@@ -98,11 +103,11 @@ def png(content: bytes) -> Anatomy:
         if kind == b"IHDR":
             fields += [Field(n, 4 if n < place + 16 else 1, "big") for n in (place + 8, place + 12, *inside[8:])] * 4
         place = end
-    return Anatomy(tuple(members), tuple(fields), tuple(span for span in bulk if span[0] < span[1]))
+    return Anatomy(tuple(members), tuple(fields), _filled(bulk))
 
 
 def tiff(content: bytes) -> Anatomy:
-    """Take a TIFF apart: entries of all its directories, with tag, type, count and value, and the lists they lead to."""
+    """Take a TIFF apart: entries of all its directories, with tag, type, count, value, and where they lead."""
     order: Literal["little", "big"] = "little" if content[:2] == b"II" else "big"
     big = int.from_bytes(content[2:4], order) == 43
     wide, head, size = (8, 8, 20) if big else (4, 2, 12)
@@ -127,7 +132,7 @@ def tiff(content: bytes) -> Anatomy:
         place = link.read(content)
     taken = max((end for _, end in members), default=8)
     bulk = [(8, min(met, default=8)), (min(taken, len(content)), len(content))]
-    return Anatomy(tuple(members), tuple(fields), tuple(span for span in bulk if span[0] < span[1]))
+    return Anatomy(tuple(members), tuple(fields), _filled(bulk))
 
 
 def bmp(content: bytes) -> Anatomy:
@@ -136,7 +141,9 @@ def bmp(content: bytes) -> Anatomy:
     places = ((2, 4), (10, 4), (14, 4), (18, 4), (22, 4), (26, 2), (28, 2), (30, 4), (34, 4), (46, 4), (50, 4))
     fields = [Field(place, width, "little") for place, width in places] * 3
     fields += [Field(place, 4, "little") for place in range(54, min(start, 70), 4)]
-    return Anatomy(((0, 14), (14, min(54, len(content))), (54, start)), tuple(fields), ((start, len(content)),))
+    edges = [min(place, len(content)) for place in (0, 14, 54, start, len(content))]
+    *members, bulk = itertools.pairwise(edges)
+    return Anatomy(_filled(members), tuple(fields), _filled([bulk]))
 
 
 def webp(content: bytes) -> Anatomy:
@@ -161,7 +168,7 @@ def webp(content: bytes) -> Anatomy:
             place = stop
 
     walk(12, len(content))
-    return Anatomy(tuple(members), tuple(fields), tuple(span for span in bulk if span[0] < span[1]))
+    return Anatomy(tuple(members), tuple(fields), _filled(bulk))
 
 
 ANATOMIES: dict[str, Callable[[bytes], Anatomy]] = {"jpg": jpeg, "png": png, "tif": tiff, "bmp": bmp, "webp": webp}

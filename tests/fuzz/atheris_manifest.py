@@ -29,7 +29,7 @@ from .mutate_bundles import LABELS, make_wholes, mutate_text, mutate_tree, writt
 READERS = (
     lambda text: parse_manifest(text, "manifest.json"),
     lambda text: parse_familiarity(text, "familiarity.json", LABELS),
-    lambda text: parse_signature(text),
+    parse_signature,
     lambda text: parse_expected(text, LABELS, (4, 4), "golden/0.json"),
 )
 

@@ -110,8 +110,8 @@ class Raw(str):
 NASTY: tuple[Any, ...] = (
     *EXTREMES, -1, -(2**31), -(2**63), 10**400, 0.5, -0.5, 1e308, 5e-324, True, False, None, "", " ", "\0", "\n",
     "a" * 101, "a" * 100_000, "ä", "\u202e", "\U0001f9ec", "e\u0301", "\ufeff", "\x1b[2J", "..", "../..", "/",
-    "/etc/passwd", "//", "golden/../manifest.json", "manifest.json", "manifest.sig", "model.tflite", "golden", "golden/",
-    "CON", "a\\b", "-rf", "file:///etc/passwd", "%00", "$HOME", "`id`", "<script>", "{}", "NaN", "1", [], {},
+    "/etc/passwd", "//", "golden/../manifest.json", "manifest.json", "manifest.sig", "model.tflite", "golden",
+    "golden/", "CON", "a\\b", "-rf", "file:///etc/passwd", "%00", "$HOME", "`id`", "<script>", "{}", "NaN", "1", [], {},
     [[]], [None], {"": None}, list(range(3000)), {str(n): n for n in range(3000)},
     Raw("NaN"), Raw("-Infinity"), Raw("1e999"), Raw("-0"), Raw("01"), Raw("0x1"), Raw("9" * 5000),
     Raw("1." + "1" * 3000), Raw("'a'"), Raw('"\\ud800"'), Raw('"\\u0000"'), Raw('"\x01"'), Raw(""), Raw("[" * 50_000),

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-m", "tests.fuzz.worker")
 HANG_S = 120.0
 """A worker that says nothing for so long is ended, seconds."""
 
@@ -148,7 +149,7 @@ class Worker:
     """
 
     def __init__(self, kind: str, seed: int) -> None:
-        command = [sys.executable, "-m", "tests.fuzz.worker", kind, str(seed)]
+        command = [*COMMAND, kind, str(seed)]
         self._process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
         )
