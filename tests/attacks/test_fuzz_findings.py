@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -72,6 +74,26 @@ def test_libtiff_does_write_where_it_is_not_kept_from_it(capfd: pytest.CaptureFi
     with pytest.raises(ImageError, match="damaged or truncated"):
         decode(spoilt_tiff())
     assert capfd.readouterr().err
+
+
+_QUIET = """
+import os, sys
+from edge_runtime.commands.opening import quiet_libraries
+from edge_runtime.guard import complain
+with quiet_libraries():
+    with quiet_libraries():
+        os.write(2, b"a library's line\\n")
+        complain("inside")
+    os.write(2, b"a library's line\\n")
+    complain("between")
+os.write(2, b"a library's line again\\n")
+complain("behind")
+"""
+
+
+def test_what_python_writes_is_not_kept_off_standard_error() -> None:
+    done = subprocess.run([sys.executable, "-c", _QUIET], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == ["error: inside", "error: between", "a library's line again", "error: behind"]
 
 
 def test_a_manifest_that_leads_to_an_impossible_name_is_one_line(bundle_folder: Path) -> None:
