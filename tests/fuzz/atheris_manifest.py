@@ -24,7 +24,8 @@ with atheris.instrument_imports(include=["edge_runtime"], enable_loader_override
     from edge_runtime.signature import parse_signature
 
 from .cases import MAX_LINE
-from .mutate_bundles import LABELS, make_wholes, mutate_text, mutate_tree, written
+from .mutate_bundles import LABELS, make_wholes
+from .mutate_json import mutate_text, mutate_tree, written
 
 READERS = (
     lambda text: parse_manifest(text, "manifest.json"),

@@ -1,19 +1,17 @@
 """Mutate bundles: from whole bundles and a source of randomness to one hostile folder, the same for the same number.
 
 What comes in are the bundles of `wholes`; what goes out is a `Hostile`: names -> bytes, or what else can lie in a
-folder, to be laid out by `lay_out`. JSON is mutated as a tree, a TFLite model as the objects of its schema or as bytes.
-Where a mutator says "repaired", size and hash in the manifest are right again, so that the bytes reach whoever reads
-them; where the signature is to hold, the bundle is signed anew.
+folder, to be laid out by `lay_out`. Where a mutator says "hash right", size and hash in the manifest are right again, so that
+the bytes reach whoever reads them. The wholes are signed, and the key is `trusted`.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from .mutate_pictures import EXTREMES, mutated, seeds
+from .mutate_json import mutate_text, mutate_tree, written
+from .mutate_models import mutate_bytes, mutate_schema
+from .mutate_pictures import mutated, seeds
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "edge_runtime"))
 
@@ -101,185 +101,6 @@ def read_wholes(folder: Path) -> dict[str, dict[str, bytes]]:
         whole.name: {str(path.relative_to(whole)): path.read_bytes() for path in whole.rglob("*.*")}
         for whole in sorted(folder.iterdir())
     }
-
-
-class Raw(str):
-    """A text that goes into JSON as it stands, without quotes."""
-
-
-NASTY: tuple[Any, ...] = (
-    *EXTREMES, -1, -(2**31), -(2**63), 10**400, 0.5, -0.5, 1e308, 5e-324, True, False, None, "", " ", "\0", "\n",
-    "a" * 101, "a" * 100_000, "ä", "\u202e", "\U0001f9ec", "e\u0301", "\ufeff", "\x1b[2J", "..", "../..", "/",
-    "/etc/passwd", "//", "golden/../manifest.json", "manifest.json", "manifest.sig", "model.tflite", "golden",
-    "golden/", "CON", "a\\b", "-rf", "file:///etc/passwd", "%00", "$HOME", "`id`", "<script>", "{}", "NaN", "1", [], {},
-    [[]], [None], {"": None}, list(range(3000)), {str(n): n for n in range(3000)},
-    Raw("NaN"), Raw("-Infinity"), Raw("1e999"), Raw("-0"), Raw("01"), Raw("0x1"), Raw("9" * 5000),
-    Raw("1." + "1" * 3000), Raw("'a'"), Raw('"\\ud800"'), Raw('"\\u0000"'), Raw('"\x01"'), Raw(""), Raw("[" * 50_000),
-    Raw("[" * 900 + "]" * 900), Raw('{"a":' * 60_000 + "1" + "}" * 60_000),
-)  # fmt: skip
-"""Values that a careless reader would trip over."""
-
-
-def written(tree: Any) -> bytes:
-    """Return JSON, with every `Raw` as it stands."""
-    raws: list[str] = []
-
-    def marked(value: Any) -> Any:
-        if isinstance(value, Raw):
-            raws.append(value)
-            return f"raw {len(raws) - 1} raw"
-        if isinstance(value, dict):
-            return {key: marked(item) for key, item in value.items()}
-        return [marked(item) for item in value] if isinstance(value, list) else value
-
-    limit = sys.get_int_max_str_digits()
-    sys.set_int_max_str_digits(0)
-    text = json.dumps(marked(tree))
-    sys.set_int_max_str_digits(limit)
-    for number, raw in enumerate(raws):
-        text = text.replace(f'"raw {number} raw"', raw)
-    return text.encode("utf-8", "surrogatepass")
-
-
-def places(tree: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield (container, key) of every value in a tree."""
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, value in items:
-        yield tree, key
-        yield from places(value)
-
-
-def mutate_tree(random: Random, tree: Any) -> Any:
-    """Return a tree after one to three changes: values, keys, order, repetition, nesting."""
-    tree = copy.deepcopy(tree)
-    for _ in range(random.choice((1, 1, 1, 2, 3))):
-        choices = list(places(tree))
-        if not choices:
-            return tree
-        where, key = random.choice(choices)
-        way = random.choice(("value",) * 6 + ("near", "near", "drop", "rename", "add", "wrap", "swap", "repeat"))
-        if way == "value":
-            where[key] = copy.deepcopy(random.choice(NASTY))
-        elif way == "near" and isinstance(where[key], int | float):
-            was = where[key]
-            where[key] = random.choice((was + 1, -was, was * 10**9, was / 3 if abs(was) < 10**9 else 0, repr(was)[:50]))
-        elif way == "near" and isinstance(where[key], str):
-            text = where[key]
-            where[key] = random.choice(
-                (text[:-1], text + random.choice("\0\n é/"), text.upper(), text[::-1], text * 30)
-            )
-        elif way == "drop":
-            del where[key]
-        elif way == "rename" and isinstance(where, dict):
-            where[random.choice((key.upper(), key + " ", "", key[:-1], "a" * 5000))] = where.pop(key)
-        elif way == "add" and isinstance(where, dict):
-            where[random.choice(("", "x", "\0", "é", "__proto__", "a" * 5000, "files"))] = random.choice(NASTY)
-        elif way == "wrap":
-            where[key] = [where[key]] if random.random() < 0.5 else {"value": where[key]}
-        elif way == "swap":
-            other, place = random.choice(choices)
-            if place in other if isinstance(other, dict) else place < len(other):
-                where[key] = copy.deepcopy(other[place])
-        elif way == "repeat" and isinstance(where, list):
-            where[:] = [copy.deepcopy(item) for item in where * random.choice((2, 50, 2000))][:20_000]
-    return tree
-
-
-def mutate_text(random: Random, text: bytes) -> bytes:
-    """Return JSON after a change that no tree can show: keys twice, bytes, encodings, cuts, what stands behind."""
-    way = random.choice(("twice", "bytes", "cut", "behind", "encoding", "blanks", "none"))
-    if way == "twice":
-        key = json.dumps(random.choice(list(json.loads(text)))).encode()
-        return text[:1] + key + b": " + random.choice((b"1", b"{}", b"null")) + b", " + text[1:]
-    if way == "bytes":
-        changed = bytearray(text)
-        for _ in range(random.choice((1, 3, 30))):
-            changed[random.randrange(len(changed))] = random.randrange(256)
-        return bytes(changed)
-    if way == "cut":
-        return text[: random.randrange(len(text))]
-    if way == "behind":
-        return text + random.choice((b"\0", b"{}", b"\xff", text, b" " * 2_000_000, b"]"))
-    if way == "encoding":
-        return text.decode().encode(random.choice(("utf-16", "utf-32", "utf-8-sig", "utf-7")))
-    return b" " * random.choice((10, 1_048_576)) + text if way == "blanks" else b""
-
-
-def mutate_bytes(random: Random, content: bytes) -> bytes:
-    """Return a binary file after changes of bytes and of aligned 32-bit words, a cut, a swap, or with more behind."""
-    changed = bytearray(content)
-    for _ in range(random.choice((1, 1, 2, 4, 10))):
-        way = random.choice(("byte", "byte", "word", "word", "word", "cut", "swap", "behind"))
-        if len(changed) < 16:
-            return bytes(changed)
-        place = random.randrange(len(changed) // 4 - 1) * 4
-        if way == "byte":
-            changed[random.randrange(len(changed))] = random.choice((0, 1, 127, 128, 255, random.randrange(256)))
-        elif way == "word":
-            was = int.from_bytes(changed[place : place + 4], "little")
-            value = random.choice((random.choice(EXTREMES), was + 4, was - 4, was * 2, random.randrange(len(changed))))
-            changed[place : place + 4] = (value % 2**32).to_bytes(4, "little")
-        elif way == "cut" and random.random() < 0.3:
-            del changed[random.randrange(len(changed)) :]
-        elif way == "swap":
-            other = random.randrange(len(changed) // 4 - 1) * 4
-            one, two = changed[place : place + 4], changed[other : other + 4]
-            changed[place : place + 4], changed[other : other + 4] = two, one
-        elif way == "behind":
-            changed += random.randbytes(random.choice((1, 64, 5000)))
-    return bytes(changed)
-
-
-def mutate_schema(random: Random, model: bytes) -> bytes:
-    """Return a TFLite model after changes to the objects of its schema: shapes, types, indices, scales, options."""
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    graph = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
-    numbers = [place for place in _objects(graph, 0)]
-    for _ in range(random.choice((1, 1, 2, 4))):
-        owner, key = random.choice(numbers)
-        was = owner[key] if isinstance(owner, list) else getattr(owner, key)
-        if isinstance(was, np.ndarray):
-            if not was.size:
-                continue
-            value = was.copy()
-            with np.errstate(all="ignore"):
-                value.flat[random.randrange(value.size)] = _fitting(random, was.dtype)
-            value = random.choice((value, value, value, value[:-1], np.concatenate([value, value])))
-        elif isinstance(was, float):
-            value = random.choice((0.0, -1.0, float("nan"), float("inf"), 1e-40, 1e38, was * 2))
-        elif isinstance(was, bool):
-            value = not was
-        else:
-            value = random.choice((was + 1, max(0, was - 1), 0, 1, 2, 5, 17, 100, 127))
-        if isinstance(owner, list):
-            owner[key] = value
-        else:
-            setattr(owner, key, value)
-    builder = flatbuffers.Builder(len(model))
-    try:
-        builder.Finish(graph.Pack(builder), b"TFL3")
-    except (TypeError, ValueError, OverflowError, AttributeError):  # a value that its field cannot hold
-        return mutate_bytes(random, model)
-    return bytes(builder.Output())
-
-
-def _fitting(random: Random, dtype: np.dtype[Any]) -> Any:
-    if dtype.kind == "f":
-        return random.choice((0.0, -1.0, float("nan"), float("inf"), 1e-40, 1e38))
-    limits = np.iinfo(dtype)
-    return random.choice((0, 1, 2, 3, 7, 64, 100, limits.max, limits.min))
-
-
-def _objects(thing: Any, depth: int) -> Iterator[tuple[Any, Any]]:
-    """Yield (owner, key) of all numbers and arrays below an object of the schema."""
-    inside = enumerate(thing) if isinstance(thing, list) else vars(thing).items() if hasattr(thing, "__dict__") else ()
-    for key, value in inside:
-        if isinstance(value, bool | int | float | np.ndarray):
-            yield thing, key
-        elif value is not None and not isinstance(value, str | bytes) and depth < 12:
-            yield from _objects(value, depth + 1)
 
 
 def repaired(files: Files, name: str, content: bytes) -> None:

@@ -23,7 +23,8 @@ from tests.fuzz.bombs import BOMBS
 from tests.fuzz.cases import KINDS, BundleCases, command, tried
 from tests.fuzz.make_seeds import SEEDS
 from tests.fuzz.make_seeds import seeds as made
-from tests.fuzz.mutate_bundles import MANIFEST, MUTATORS, make_wholes, mutate_text, mutate_tree, read_wholes, written
+from tests.fuzz.mutate_bundles import MANIFEST, MUTATORS, make_wholes, read_wholes
+from tests.fuzz.mutate_json import mutate_text, mutate_tree, written
 from tests.fuzz.mutate_pictures import MUTATORS as PICTURE_MUTATORS
 from tests.fuzz.mutate_pictures import mutated, picture, seeds
 from tests.fuzz.runner import Tally, fuzz
