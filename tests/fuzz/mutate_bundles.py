@@ -1,8 +1,8 @@
 """Mutate bundles: from whole bundles and a source of randomness to one hostile folder, the same for the same number.
 
-What comes in are the bundles of `wholes`; what goes out is a `Hostile`: names -> bytes, or what else can lie in a
-folder, to be laid out by `lay_out`. Where a mutator says "hash right", size and hash in the manifest are right again, so that
-the bytes reach whoever reads them. The wholes are signed, and the key is `trusted`.
+What comes in are the bundles of `make_wholes`, signed by the key of `trusted`; what goes out is a `Hostile`: names ->
+bytes, or what else can lie in a folder, to be laid out by `lay_out`. Where a mutator says "hash right", size and hash
+in the manifest are right again, so that the bytes reach whoever reads them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Hostile:
     """A case: the bundle it came from, what was done to it, and its files.
 
     Attributes:
-        whole: of `wholes`.
+        whole: of `make_wholes`.
         mutators: names, of `MUTATORS`.
         files: name in the folder -> content.
         reaches_engine: a changed model has the right hash, so the engine gets it.
