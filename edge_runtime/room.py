@@ -1,9 +1,9 @@
 """Room: how much memory this process may still take before the kernel ends it, or somebody else.
 
 What comes in are the kernel's files below a root, ``/`` unless a test says otherwise; what goes out is a number of
-bytes: what the machine has available, or less where a control group (a container, a systemd unit) has a limit. Linux
-grants memory that is not there and kills whoever touches it, so a large picture has to ask before. Standard library
-only.
+bytes: what the machine has available, or less where a control group (a container, a systemd unit) or the process itself
+(``ulimit -v``) has a limit. Linux grants memory that is not there and kills whoever touches it, so a large picture has
+to ask before. Standard library only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _V2 = ("sys/fs/cgroup", "memory.max", "memory.current", "")
 
 def room_bytes(root: Path = ROOT) -> int | None:
     """Return how many bytes may still be taken; None where nobody says (no Linux, no /proc)."""
-    known = [_available(root), *_left_in_groups(root)]
+    known = [_available(root), *_left_in_groups(root), _left_to_itself(root)]
     return min((number for number in known if number is not None), default=None)
 
 
@@ -43,6 +43,19 @@ def _left_in_groups(root: Path) -> Iterator[int]:
             if limit_bytes is not None and used_bytes is not None:
                 yield max(0, limit_bytes - used_bytes + _cached(path, prefix))
             path = path.parent
+
+
+def _left_to_itself(root: Path) -> int | None:
+    """Return what the process' own limit (``ulimit -v``) leaves it."""
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return None
+    own = resource.getrlimit(resource.RLIMIT_AS)[0]
+    pages = (read_text(root / "proc/self/statm") or "").partition(" ")[0]
+    if own == resource.RLIM_INFINITY or not pages.isdecimal():
+        return None
+    return max(0, own - int(pages) * resource.getpagesize())
 
 
 def _number(path: Path) -> int | None:

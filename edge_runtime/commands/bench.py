@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import LeukoscopeError, UsageError
 from ..guard import complain, plain
-from .opening import add_command, quiet_engine, read_trust_option, trust_option
+from .opening import add_command, quiet_libraries, read_trust_option, trust_option
 from .output import FAILED, Bar
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _measure(bundle: Any, rounds: int) -> Bench:
 
     bar = Bar(rounds, silent=False)
     try:
-        with quiet_engine():
+        with quiet_libraries():
             return bench(bundle, rounds, usable_cpus(), lambda done, _: bar.show(done))
     finally:
         bar.clear()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from .. import DEFAULT_MODEL, TRUST_VARIABLE
 from ..guard import Parser, complain
@@ -106,7 +107,7 @@ def open_classifier(model: str, options: argparse.Namespace) -> Classifier:
     engine, threads = options.engine, options.threads
     if engine is None and threads is None:
         engine, threads = _remembered(bundle)
-    with quiet_engine():
+    with quiet_libraries():
         classifier = Classifier.open(bundle, engine, threads, isolate=options.isolate)
     if classifier.engine.layers is not None:
         _tell(classifier.engine.layers)
@@ -137,22 +138,35 @@ def _remembered(bundle: Bundle) -> tuple[str | None, int | None]:
 
 
 @contextmanager
-def quiet_engine() -> Iterator[None]:
-    """Keep the engines' own remarks ("INFO: Created ... delegate") off standard error while a model is loaded.
+def quiet_libraries() -> Iterator[None]:
+    """Keep what C and C++ libraries write to file descriptor 2 off standard error; what Python writes there stays.
 
-    They are written by C++ to file descriptor 2 and no setting silences them. Errors arrive as exceptions all the same.
-    Only the command line does this: in a library it would mute the host program's other threads.
+    Engines remark ("INFO: Created ... delegate") and libtiff complains ("LZWDecode: Not enough data"), and no setting
+    silences them; errors arrive as exceptions all the same. Only the command line does this: in a library it would mute
+    the host program's other threads.
     """
     try:
         kept = os.dup(2)
     except OSError:  # no standard error at all
         yield
         return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    nowhere, stream = os.open(os.devnull, os.O_WRONLY), sys.stderr
     try:
+        if _leads_to(stream, 2):
+            sys.stderr = os.fdopen(kept, "w", 1, stream.encoding, stream.errors, closefd=False)
         os.dup2(nowhere, 2)
         yield
     finally:
+        if sys.stderr is not stream:
+            sys.stderr.flush()
+            sys.stderr = stream
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def _leads_to(stream: TextIO | None, descriptor: int) -> bool:
+    try:
+        return stream is not None and stream.fileno() == descriptor
+    except (OSError, ValueError):  # a stream without one, or closed
+        return False
