@@ -147,6 +147,7 @@ PAGES = {
     ROOT / "docs" / "serve.md": rig_tables.SERVE,
     ROOT / "docs" / "watch.md": rig_tables.WATCH,
     ROOT / "docs" / "speed.md": speed_tables.TABLES,
+    ROOT / "docs" / "archive.md": rig_tables.ARCHIVE,
 }
 """Page -> its tables."""
 

@@ -31,6 +31,8 @@ MAX_PICTURE_PIXELS = 178_000_000
 """A picture with more pixels than this is refused before it is decoded: 178 megapixels need 0.5 GB as RGB. Pillow
 refuses a little more, 2 x 89.5 megapixels, by itself."""
 
+_LARGE_PIXELS = 8_000_000  # below, 64 MB are enough in any case: nobody is asked
+
 MAX_FILE_BYTES = 512 * 1024 * 1024
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")  # a phone's MPO is a JPEG to Pillow
 _CHUNK_BYTES = 4 * 1024 * 1024
@@ -114,6 +116,7 @@ def decode(source: Path | bytes, name: str | None = None) -> Image.Image:
                         expected=megapixels,
                         todo="cut it into fields",
                     )
+                _require_room(picture, name)
                 picture.load()
                 return _to_rgb(_upright(picture), name)
     except ImageError:
@@ -126,6 +129,24 @@ def decode(source: Path | bytes, name: str | None = None) -> Image.Image:
         raise ImageError(f"{name}: too large for this machine's memory", todo="cut it into fields") from None
     except Exception as error:  # noqa: BLE001 - decoders raise anything on damaged files
         raise ImageError(f"{name}: damaged or truncated", got=f"{type(error).__name__}: {error}") from None
+
+
+def _require_room(picture: Image.Image, name: str) -> None:
+    """Refuse a large picture that memory has no room for: the kernel would not, it would kill this process later."""
+    pixels = picture.width * picture.height
+    if pixels < _LARGE_PIXELS:
+        return
+    from .room import room_bytes
+
+    copied = picture.mode != "RGB" or picture.width != picture.height  # by a conversion, or when its square is cut out
+    needed_bytes, left_bytes = 4 * pixels * (2 if copied else 1), room_bytes()  # Pillow keeps RGB in 4 bytes
+    if left_bytes is not None and needed_bytes > left_bytes:
+        raise ImageError(
+            f"{name}: too large for this machine's memory",
+            got=f"{picture.width} x {picture.height} pixels, which take {needed_bytes / 1e6:.0f} MB",
+            expected=f"at most {left_bytes / 1e6:.0f} MB",
+            todo="cut it into fields",
+        )
 
 
 def _read(path: Path, name: str) -> bytes:

@@ -14,6 +14,7 @@ from ..guard import Parser, complain
 if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..classifier import Classifier
+    from ..frames import Layer
     from ..trust import Trust
 
 if TYPE_CHECKING:
@@ -56,13 +57,18 @@ def model_option(parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL) 
 
 
 def engine_options(parser: argparse.ArgumentParser, threads: int | None = None) -> None:
-    """Add ``--engine`` and ``--threads``, with a default for the latter."""
+    """Add ``--engine``, ``--threads``, with a default for it, and ``--isolate``."""
     parser.add_argument(
         "--engine", choices=ENGINE_NAMES, help="default: as bench chose here, else the first that is installed"
     )
     usual = "likewise, else all CPUs but one, at most 4" if threads is None else threads
     parser.add_argument(
         "--threads", type=int, default=threads, metavar="N", help=f"for one inference; default: {usual}"
+    )
+    parser.add_argument(
+        "--isolate",
+        action="store_true",
+        help="for bundles of untrusted authors: run the engine in a process that can neither reach files nor network",
     )
 
 
@@ -101,10 +107,21 @@ def open_classifier(model: str, options: argparse.Namespace) -> Classifier:
     if engine is None and threads is None:
         engine, threads = _remembered(bundle)
     with quiet_engine():
-        classifier = Classifier.open(bundle, engine, threads)
+        classifier = Classifier.open(bundle, engine, threads, isolate=options.isolate)
+    if classifier.engine.layers is not None:
+        _tell(classifier.engine.layers)
     if not classifier.bundle.manifest.parity_passed:
         complain(f"{classifier.bundle.id} did not pass its parity gates: trust it less than its metrics", "warning")
     return classifier
+
+
+def _tell(layers: tuple[Layer, ...]) -> None:
+    """Say what holds an isolated engine in, and warn of what does not."""
+    held = ", ".join(layer.name + (f" ({layer.detail})" if layer.detail else "") for layer in layers if layer.held)
+    complain(f"the engine is isolated by: {held or 'a process of its own alone'}", "note")
+    for layer in layers:
+        if not layer.held:
+            complain(f"isolation without {layer.name}: {layer.detail}", "warning")
 
 
 def _remembered(bundle: Bundle) -> tuple[str | None, int | None]:
