@@ -16,6 +16,7 @@ from export.sweep_table import sweep_report
 from train.layout import markdown
 
 from . import abstention_tables, explanation_tables, hardening_tables, rig_tables, scan_tables, study
+from . import abstention_tables, explanation_tables, rig_tables, scan_tables, speed_tables, study
 from .markdown import with_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,6 +147,7 @@ PAGES = {
     ROOT / "docs" / "abstention.md": abstention_tables.TABLES,
     ROOT / "docs" / "serve.md": rig_tables.SERVE,
     ROOT / "docs" / "watch.md": rig_tables.WATCH,
+    ROOT / "docs" / "speed.md": speed_tables.TABLES,
     ROOT / "docs" / "archive.md": rig_tables.ARCHIVE,
     ROOT / "docs" / "hardening.md": hardening_tables.TABLES,
 }

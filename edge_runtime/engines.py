@@ -114,7 +114,7 @@ def open_engine(
         name: one of `ENGINES`, or None: the first one that is installed and has a model here.
         model: a bundle; or a model's files, or the bytes of its only one (then `io` must be given).
         io: what the model must look like; default: as the bundle's manifest says.
-        threads: for one inference, 1 to 64; default: the CPUs this process may use, at most 4.
+        threads: for one inference, 1 to 64; default: as `usual_threads` says.
         isolate: run the engine in a process of its own that is locked in, see ``isolation``.
 
     Raises:
@@ -178,9 +178,17 @@ def _importable(module: str) -> bool:
     return find_spec(module) is not None
 
 
+def usual_threads() -> int:
+    """Return how many threads an inference gets where nobody says: the CPUs this process may use less one, 1 to 4.
+
+    The one that is left judges the pixels meanwhile (see ``aside``), which is more than it would add to the inference.
+    """
+    return max(1, min(4, usable_cpus() - 1))
+
+
 def _threads(threads: int | None) -> int:
     if threads is None:
-        return min(4, usable_cpus())
+        return usual_threads()
     if not 1 <= threads <= MAX_THREADS:
         raise UsageError("wrong number of threads", got=threads, expected=f"1 to {MAX_THREADS}")
     return threads

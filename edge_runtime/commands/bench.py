@@ -144,7 +144,7 @@ def _text(found: Bench, here: dict[str, Any], kept: Path | None) -> str:
     lines = [
         plain(f"{found.bundle_id} on {here['cpu']}, {here['cpus']} CPUs"),
         f"{WARM_UP} runs to warm up, then {found.rounds} turns of {SETTLE} uncounted and {TURN} counted runs; "
-        "one inference, ms:",
+        "one answer (inference, and whether to decline), ms:",
         f"  {'engine':<28}{'threads':>8}{'p50':>9}{'p90':>9}{'p99':>9}",
         *map(_line, found.rows),
     ]

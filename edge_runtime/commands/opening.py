@@ -62,7 +62,7 @@ def engine_options(parser: argparse.ArgumentParser, threads: int | None = None) 
     parser.add_argument(
         "--engine", choices=ENGINE_NAMES, help="default: as bench chose here, else the first that is installed"
     )
-    usual = "likewise, else the CPUs, at most 4" if threads is None else threads
+    usual = "likewise, else all CPUs but one, at most 4" if threads is None else threads
     parser.add_argument(
         "--threads", type=int, default=threads, metavar="N", help=f"for one inference; default: {usual}"
     )
