@@ -8,7 +8,7 @@ from importlib import import_module
 
 from edge_runtime.guard import Parser, guarded
 
-COMMANDS = ("cost",)
+COMMANDS = ("cost", "compare")
 """Modules of this package, each with ``add(commands)``, in the order of the help."""
 
 

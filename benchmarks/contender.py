@@ -8,8 +8,9 @@ what it needs, so that this is timed, too. Every run has to give the answer of t
 wrong must not win.
 
 Each line of standard input, ``[runs, not counted]``, is one turn. Each line of standard output is a JSON object: first
-what loading and the first run took, then each turn's nanoseconds. This file stands alone (standard library only),
-because ways that are compared may need different environments, or none of this project's.
+what loading and the first run took, then each turn's nanoseconds, and how many of them the run waited for a CPU that
+another program had. This file stands alone (standard library only), because ways that are compared may need different
+environments, or none of this project's.
 """
 
 from __future__ import annotations
@@ -59,16 +60,28 @@ def _take_turns(make: Callable[..., Any], arguments: dict[str, Any], say: Callab
     say({"load_ns": loaded - started, "first_ns": answered - loaded, "answer": answer})
     for line in sys.stdin:
         runs, not_counted = json.loads(line)
-        times = []
+        times, waits = [], []
         for place in range(not_counted + runs):
+            before = _waited_ns()
             start = time.perf_counter_ns()
             found = run()
             end = time.perf_counter_ns()
+            waited = _waited_ns() - before
             if tell(found) != answer:
                 raise ValueError(f"another answer: {tell(found)}, before {answer}")
             if place >= not_counted:
                 times.append(end - start)
-        say({"ns": times})
+                waits.append(waited)
+        say({"ns": times, "waited_ns": waits})
+
+
+def _waited_ns() -> int:
+    """How long the main thread was ready to run and was not let, so far; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/schedstat", encoding="ascii") as account:
+            return int(account.read().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def _peak_rss_mb() -> float:
