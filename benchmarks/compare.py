@@ -44,7 +44,7 @@ Exit status: 0; 1 when B is slower in a workload, or something failed; 2 when th
 "Slower" and "faster" are by more than {100 * MARGIN:g} %, with at most {100 * LEVEL:g} % false alarms a workload.
 """
 
-BLOCKS = 12
+BLOCKS = 10
 """Of a comparison, where not told otherwise."""
 
 
@@ -76,7 +76,7 @@ WORKLOADS = {
         "prepared pixels to Prediction", "samples/all-subtypes/early.jpg", "all-subtypes", 6, 4, 2, warmup=8
     ),
     "file": Workload("a JPEG file to Prediction", "samples/all-subtypes/early.jpg", "all-subtypes", 6, 4, 2, warmup=8),
-    "scan": Workload("a rendered field to its cells", "", "blood-cells", 4, 1, 1, warmup=1),
+    "scan": Workload("a rendered field to its cells", "", "blood-cells", 3, 1, 1, warmup=1),
     "start": Workload(
         "a fresh process to its JSON", "samples/all-subtypes/early.jpg", "all-subtypes", 3, 1, 0, warmup=1
     ),
@@ -268,5 +268,5 @@ def _field(scratch: Path) -> str:
 
     path = scratch / "field.png"
     if not path.exists():
-        Image.fromarray(render_field("Early", np.random.default_rng(0), 640).pixels).save(path)
+        Image.fromarray(render_field("Early", np.random.default_rng(0)).pixels).save(path)
     return str(path)

@@ -8,6 +8,7 @@ thread and one CPU: there `compare` can say what is the program's own and what a
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -37,10 +38,7 @@ def file(folder: str, cpu: int, picture: str, model: str) -> Run:
 
 def scan(folder: str, cpu: int, picture: str, model: str) -> Run:
     """Find and classify the white cells of a field's file: `Scanner.scan`."""
-    classifier = _open(folder, model)
-    from edge_runtime.scan import Scanner
-
-    scanner = Scanner(classifier)
+    scanner = _own(folder, "edge_runtime.scan").Scanner(_open(folder, model))
     _stay_on(cpu)
     return lambda: scanner.scan(picture), lambda field: [cell.prediction.label for cell in field.cells]
 
@@ -60,14 +58,20 @@ def start(folder: str, cpu: int, picture: str, model: str) -> Run:
 
 
 def _open(folder: str, model: str) -> Any:
-    import edge_runtime
+    return _own(folder, "edge_runtime.classifier").Classifier.open(model, threads=1)
 
-    found = Path(edge_runtime.__file__).resolve().parent.parent
-    if found != Path(folder).resolve():
-        raise RuntimeError(f"edge_runtime is that of {found}, not that of {folder}")
-    from edge_runtime.classifier import Classifier
 
-    return Classifier.open(model, threads=1)
+def _own(folder: str, name: str) -> Any:
+    """Import a module of the revision: what it lacks, an installed package (an editable one, too) would have."""
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise RuntimeError(f"it has no {name}") from None
+    if not Path(module.__file__ or "").resolve().is_relative_to(Path(folder).resolve()):
+        raise RuntimeError(f"it has no {name}")
+    return module
 
 
 def _stay_on(cpu: int) -> None:
