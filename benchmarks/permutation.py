@@ -1,14 +1,14 @@
 """Permutation: is B slower than A? Paired times of many pairs of processes in, a `Finding` out. Pure arithmetic.
 
-Where the noise is decides the test. Two processes of the very same code differ for good (addresses, hash seeds), rounds
-differ by what else the machine does, and runs within a turn are alike. More rounds of the same two processes can
-therefore prove a difference that is not the code's. So the unit is the block: a fresh process of A and one of B, that
-take turns in several rounds. A block's effect is the median over its rounds of log(median of B's turn / median of A's
-turn), which one disturbed turn does not move. If A and B are alike, each effect could as well have the other sign, and
-blocks are independent of each other, which rounds are not. That is all the test assumes: the effects' signed-rank sum
-is compared with that of all 2^n changes of sign, exactly. Ranks, because effects on a busy machine have heavy tails:
-``benchmarks.compare_proof`` has the figures. Differences below `MARGIN` are nobody's business: the test is whether B is
-slower than A by more than that. Turned around, the same test gives the interval, and the verdict follows from it.
+Where the noise is decides the test. Two processes of the very same code differ for good (addresses, hash seeds: 0.1 to
+0.9 %), rounds differ by what else the machine does (3 to 4 % when it is busy), and runs within a turn are alike. More
+rounds of the same two processes can therefore prove a difference that is not the code's. So the unit is the block: a
+fresh process of A and one of B that take turns in several rounds. A block's effect is the median over its rounds of
+log(median of B's turn / median of A's turn), which no single disturbed turn moves. If A and B are alike, each effect
+could as well have the other sign, and blocks are independent of each other, which rounds are not. That is all the test
+assumes: the effects' signed-rank sum is compared with that of all 2^n changes of sign, exactly. Ranks find 5 % as often
+as means do, in recorded noise and in heavier tails, and their interval can be counted. Differences below `MARGIN` are
+nobody's business: the test is whether B is slower than A by more than that.
 """
 
 from __future__ import annotations
