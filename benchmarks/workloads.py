@@ -8,7 +8,7 @@ thread and one CPU: there `compare` can say what is the program's own and what a
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -62,16 +62,11 @@ def _open(folder: str, model: str) -> Any:
 
 
 def _own(folder: str, name: str) -> Any:
-    """Import a module of the revision: what it lacks, an installed package (an editable one, too) would have."""
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise RuntimeError(f"it has no {name}") from None
-    if not Path(module.__file__ or "").resolve().is_relative_to(Path(folder).resolve()):
+    """Import a module of the revision. What it lacks, an installed package (an editable one, too) would have."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not Path(spec.origin or "").resolve().is_relative_to(Path(folder).resolve()):
         raise RuntimeError(f"it has no {name}")
-    return module
+    return importlib.import_module(name)
 
 
 def _stay_on(cpu: int) -> None:
