@@ -1,7 +1,7 @@
 """Permutation: is B slower than A? Paired times of many pairs of processes in, a `Finding` out. Pure arithmetic.
 
 Where the noise is decides the test. Two processes of the very same code differ for good (addresses, hash seeds: 0.1 to
-0.9 %), rounds differ by what else the machine does (3 to 4 % when it is busy), and runs within a turn are alike. More
+0.6 %), rounds differ by what else the machine does (3 % when it is busy), and runs within a turn are alike. More
 rounds of the same two processes can therefore prove a difference that is not the code's. So the unit is the block: a
 fresh process of A and one of B that take turns in several rounds. A block's effect is the median over its rounds of
 log(median of B's turn / median of A's turn), which no single disturbed turn moves. If A and B are alike, each effect
