@@ -35,8 +35,8 @@ def _slowed(classify_pixels, share):
     def slow(self, pixels):
         start = time.thread_time()
         found = classify_pixels(self, pixels)
-        end = time.perf_counter() + share * (time.thread_time() - start)
-        while time.perf_counter() < end:
+        end = start + (1 + share) * (time.thread_time() - start)
+        while time.thread_time() < end:
             pass
         return found
 
