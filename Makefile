@@ -34,7 +34,7 @@ test: check
 
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/latency.json
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks cost
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks

@@ -17,6 +17,7 @@ from train.layout import markdown
 
 from . import abstention_tables, explanation_tables, hardening_tables, rig_tables, scan_tables, study
 from . import abstention_tables, explanation_tables, rig_tables, scan_tables, speed_tables, study
+from . import abstention_tables, compare_tables, explanation_tables, rig_tables, scan_tables, study
 from .markdown import with_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,6 +146,7 @@ PAGES = {
     ROOT / "docs" / "targets.md": {"sweeps": sweeps_table},
     ROOT / "docs" / "scan.md": scan_tables.TABLES,
     ROOT / "docs" / "abstention.md": abstention_tables.TABLES,
+    ROOT / "docs" / "comparing.md": compare_tables.TABLES,
     ROOT / "docs" / "serve.md": rig_tables.SERVE,
     ROOT / "docs" / "watch.md": rig_tables.WATCH,
     ROOT / "docs" / "speed.md": speed_tables.TABLES,
