@@ -205,8 +205,8 @@ def compare_bundle(ours: Path, theirs: Path, model: str) -> Comparison:
     lines = [read_lines(folder / f"classify-{model}.jsonl") for folder in (ours, theirs)]
     if [one["picture"] for one in lines[0]] != [one["picture"] for one in lines[1]]:
         raise OutputsError(f"{theirs}: {model}: classified other pictures than x86")
-    (verdict,) = read_lines(theirs / f"verify-{model}.json") or [{}]
-    cases = verdict.get("cases", [])
+    verdicts = {verdict["model"]: verdict for verdict in read_lines(theirs / "verify.jsonl")}
+    cases = verdicts.get(model, {}).get("cases", [])
     return Comparison(
         **raw,
         json_equal=sum(_timeless(one) == _timeless(two) for one, two in zip(*lines, strict=True)),

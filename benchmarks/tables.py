@@ -15,7 +15,7 @@ from edge_runtime.files import write_text
 from export.sweep_table import sweep_report
 from train.layout import markdown
 
-from . import abstention_tables, explanation_tables, rig_tables, scan_tables, study
+from . import abstention_tables, arm_tables, explanation_tables, rig_tables, scan_tables, study
 from .markdown import with_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,6 +146,7 @@ PAGES = {
     ROOT / "docs" / "abstention.md": abstention_tables.TABLES,
     ROOT / "docs" / "serve.md": rig_tables.SERVE,
     ROOT / "docs" / "watch.md": rig_tables.WATCH,
+    ROOT / "docs" / "arm.md": arm_tables.TABLES,
 }
 """Page -> its tables."""
 

@@ -152,9 +152,8 @@ run() { # SUITE ARCHITECTURE ENGINE CPU
     say "$1, $3, $4: verify, classify, raw outputs"
     rm -rf "${work:?}/outputs/$1/$3/$4"
     mkdir -p "$work/outputs/$1/$3/$4"
-    commands="cd /; export PATH=/opt/$3/bin:\$PATH; python -m edge_runtime verify --threads 1 | tee $folder/verify.txt"
+    commands="cd /; export PATH=/opt/$3/bin:\$PATH; python -m edge_runtime verify --json --threads 1 >$folder/verify.jsonl"
     for model in $models; do
-        commands+="; python -m edge_runtime verify --json --threads 1 $model >$folder/verify-$model.json"
         commands+="; python -m edge_runtime classify --json --threads 1 --model $model /work/pictures/$model >$folder/classify-$model.jsonl"
         commands+="; python /work/raw_outputs.py --model $model --out $folder/raw-$model.npz /work/pictures/$model"
     done

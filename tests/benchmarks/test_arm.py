@@ -60,8 +60,8 @@ def write(
     np.savez(folder / f"raw-{MODEL}.npz", **(raw() if outputs is None else outputs))
     lines = [prediction(picture) for picture in PICTURES] if predictions is None else predictions
     (folder / f"classify-{MODEL}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    verdict = {"passed": all(passed), "cases": [{"passed": one} for one in passed]}
-    (folder / f"verify-{MODEL}.json").write_text(json.dumps(verdict) + "\n")
+    verdict = {"model": MODEL, "passed": all(passed), "cases": [{"passed": one} for one in passed]}
+    (folder / "verify.jsonl").write_text(json.dumps(verdict) + "\n")
     return folder
 
 
@@ -184,7 +184,7 @@ def test_other_lines_are_not_compared(ours: Path, tmp_path: Path) -> None:
         compare_bundle(ours, write(tmp_path / "b", predictions=lines), MODEL)
 
 
-@pytest.mark.parametrize("name", [f"raw-{MODEL}.npz", f"classify-{MODEL}.jsonl", f"verify-{MODEL}.json"])
+@pytest.mark.parametrize("name", [f"raw-{MODEL}.npz", f"classify-{MODEL}.jsonl", "verify.jsonl"])
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 half"])
 def test_what_is_missing_or_broken_is_said(ours: Path, tmp_path: Path, name: str, content: bytes | None) -> None:
     theirs = write(tmp_path / "bookworm" / "litert" / "cortex-a72")
