@@ -118,8 +118,17 @@ def _run(options: argparse.Namespace) -> int:
         row["control"] = side in options.controls.split()
         rows.append(row)
         sys.stderr.write(f"{line(row)}\n")
-    write_text(options.out, json.dumps({"x86": machine(), "sides": rows}, indent=1) + "\n")
+    found = {"x86": machine(), "qemu": _emulator(options.outputs), "sides": rows}
+    write_text(options.out, json.dumps(found, indent=1) + "\n")
     return int(any(failed(row) for row in rows if not row["control"]))
+
+
+def _emulator(outputs: Path) -> str:
+    """Return what emulated, as it says itself; "" where nobody wrote it down."""
+    try:
+        return " ".join((outputs / "qemu.txt").read_text(encoding="utf-8").split("\n")[0].split())
+    except OSError:
+        return ""
 
 
 def list_sides(outputs: Path) -> list[tuple[str, str, str]]:

@@ -107,7 +107,8 @@ def _setting(found: dict[str, Any]) -> str:
     )
     models = found["sides"][0]["bundles"]
     counts = " and ".join(f"{one['pictures']} of `{model}`" for model, one in models.items())
-    return f"Each is compared with LiteRT on {found['x86']['cpu']}, the same release, on {counts}. {versions}."
+    reference = f"Each is compared with LiteRT on {found['x86']['cpu']}, the same release"
+    return f"{reference}, on {counts}. {found['qemu']}. {versions}."
 
 
 def _read() -> Any:

@@ -19,11 +19,12 @@ usage: sudo tests/arm/run_arm.sh [options]
                      tests/arm/cpuinfo-NAME, but for the controls, which may fail: "max", qemu's default, and "bare",
                      a Cortex-A72 whose kernel says nothing about it
   --engines LIST     extras of the wheel; default: "litert"; "tflite-runtime" is possible on bookworm
-  --per-class N      rendered pictures of each class, beside samples/; default: 3
+  --per-class N      rendered pictures of each class, and as many masks, beside samples/; default: 2
   --own MODEL=DIR    pictures of your own for a model, as well; may be given for each model
   --work DIR         roots (0.6 GB a release), pictures and outputs; kept, so that a second run skips what is there;
                      default: build/arm
   --out FILE         where the comparison goes; default: WORK/arm.json
+  --jobs N           processors at a time; default: the CPUs here
   --python PYTHON    with this project's dependencies, to render and compare; default: .venv/bin/python
 
 examples:
@@ -39,11 +40,12 @@ USAGE
 
 stop() { echo "error: $1" >&2; exit "${2:-1}"; }
 
-suites="bookworm trixie" cpus="cortex-a72 cortex-a76 max bare" engines="litert" per_class=3 own=()
+suites="bookworm trixie" cpus="cortex-a72 cortex-a76 max bare" engines="litert" per_class=2 own=()
 work=$repository/build/arm out="" python=$repository/.venv/bin/python mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+jobs=$(nproc)
 while [ $# -gt 0 ]; do
     case $1 in -h | --help) usage; exit 0 ;; esac
-    case $1 in --suites | --cpus | --engines | --per-class | --own | --work | --out | --python) ;;
+    case $1 in --suites | --cpus | --engines | --per-class | --own | --work | --out | --jobs | --python) ;;
         *) stop "no such option: $1 (see: $0 --help)" 2 ;; esac
     [ $# -ge 2 ] || stop "$1 needs a value (see: $0 --help)" 2
     case $1 in
@@ -54,6 +56,7 @@ while [ $# -gt 0 ]; do
         --own) own+=("$2") ;;
         --work) work=$2 ;;
         --out) out=$2 ;;
+        --jobs) jobs=$2 ;;
         --python) python=$2 ;;
     esac
     shift 2
@@ -63,6 +66,7 @@ controls="max bare"
 models=$(cd "$repository/edge_runtime/bundles" && echo *)
 [ "$(uname -m)" = x86_64 ] || stop "the reference is x86-64, and this is $(uname -m)" 2
 [[ $per_class =~ ^[1-9][0-9]*$ ]] || stop "--per-class: got $per_class, expected a whole number from 1" 2
+[[ $jobs =~ ^[1-9][0-9]*$ ]] || stop "--jobs: got $jobs, expected a whole number from 1" 2
 for cpu in $cpus; do
     [[ " $controls " == *" $cpu "* || -e $here/cpuinfo-$cpu ]] || stop "no $here/cpuinfo-$cpu: write it as that board's kernel does" 2
 done
@@ -70,8 +74,8 @@ for pair in ${own[@]+"${own[@]}"}; do
     [[ " $models " == *" ${pair%%=*} "* && -d ${pair#*=} ]] || stop "--own: got $pair, expected MODEL=DIR, a model of: $models" 2
 done
 [ -x "$python" ] || stop "$python is not there (make setup, or --python)" 2
-for tool in mmdebstrap qemu-aarch64-static unshare git tar; do
-    command -v "$tool" >/dev/null || stop "$tool is not installed (apt-get install mmdebstrap qemu-user-static binfmt-support git)" 2
+for tool in mmdebstrap qemu-aarch64-static unshare git tar pkill; do
+    command -v "$tool" >/dev/null || stop "$tool is not installed (apt-get install mmdebstrap qemu-user-static binfmt-support git procps)" 2
 done
 [ "$(id -u)" = 0 ] && unshare --mount true 2>/dev/null || stop "needs root that may mount, for roots of its own" 2
 [ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ] ||
@@ -147,25 +151,33 @@ install() { # SUITE ARCHITECTURE ENGINE
     echo "$stamp" >"$root$venv/.wheel"
 }
 
-run() { # SUITE ARCHITECTURE ENGINE CPU
-    local root=$work/roots/$1-$2 folder=/work/outputs/$1/$3/$4 model commands status
-    say "$1, $3, $4: verify, classify, raw outputs"
-    rm -rf "${work:?}/outputs/$1/$3/$4"
-    mkdir -p "$work/outputs/$1/$3/$4"
-    commands="cd /; export PATH=/opt/$3/bin:\$PATH; python -m edge_runtime verify --json --threads 1 >$folder/verify.jsonl"
+run() { # SUITE ENGINE SIDE
+    local root=$work/roots/$1-arm64 folder=outputs/$1/$2/$3 model commands status
+    [ "$3" != native ] || root=$work/roots/$1-amd64
+    say "$1, $2, $3: verify, classify, raw outputs"
+    mkdir -p "$work/$folder"
+    commands="cd /; export PATH=/opt/$2/bin:\$PATH; python -m edge_runtime verify --json --threads 1 >/work/$folder/verify.jsonl"
     for model in $models; do
-        commands+="; python -m edge_runtime classify --json --threads 1 --model $model /work/pictures/$model >$folder/classify-$model.jsonl"
-        commands+="; python /work/raw_outputs.py --model $model --out $folder/raw-$model.npz /work/pictures/$model"
+        commands+="; python -m edge_runtime classify --json --threads 1 --model $model /work/pictures/$model >/work/$folder/classify-$model.jsonl"
+        commands+="; python /work/raw_outputs.py --model $model --out /work/$folder/raw-$model.npz /work/pictures/$model"
     done
     # A control may fail in any way, and crash, too: what is missing then is seen by who compares.
-    inside "$root" "$4" bash -c "$commands" || { status=$?; say "$1, $3, $4: exit status $status"; }
+    inside "$root" "$3" bash -c "$commands" || { status=$?; say "$1, $2, $3: exit status $status"; }
 }
+
+# A side's own processes end with unshare, which is told to take them along.
+stop_sides() {
+    local job
+    for job in $(jobs -p); do pkill -KILL -P "$job" || true; done
+}
+trap stop_sides EXIT
 
 # tflite-runtime's last release has no wheel for a Python after 3.11.
 fits() { # SUITE ENGINE
     [ "$2" != tflite-runtime ] || [ "$1" = bookworm ]
 }
 
+# With their masks, which are no smears: they are refused, and must be everywhere, for the same reasons.
 say "pictures"
 rm -rf "$work/pictures" "$work/outputs"
 for model in $models; do
@@ -175,6 +187,8 @@ for model in $models; do
 done
 for pair in ${own[@]+"${own[@]}"}; do cp -rL "${pair#*=}" "$work/pictures/${pair%%=*}/own"; done
 cp "$here/raw_outputs.py" "$work/raw_outputs.py"
+mkdir "$work/outputs"
+qemu-aarch64-static --version >"$work/outputs/qemu.txt"
 
 # Built from a copy, for setuptools leaves a build folder that would outlive deleted modules.
 first=${suites%% *}
@@ -198,10 +212,13 @@ for suite in $suites; do
     done
     for engine in $engines; do
         fits "$suite" "$engine" || continue
-        run "$suite" amd64 "$engine" native
-        for cpu in $cpus; do run "$suite" arm64 "$engine" "$cpu"; done
+        for side in native $cpus; do
+            while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n || true; done
+            run "$suite" "$engine" "$side" &
+        done
     done
 done
+wait
 
 say "compared"
 (cd "$repository" && "$python" -m benchmarks.arm "$work/outputs" --controls "$controls" --out "$out")

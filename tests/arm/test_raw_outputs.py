@@ -97,6 +97,7 @@ def script(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["--cpus"], "--cpus needs a value"),
         (["--cpus", "cortex-a999"], "cpuinfo-cortex-a999"),
         (["--per-class", "0"], "--per-class: got 0"),
+        (["--jobs", "many"], "--jobs: got many"),
         (["--own", "nothing=/tmp"], "--own: got nothing=/tmp"),
         (["--python", "/nowhere/python"], "/nowhere/python is not there"),
     ],
@@ -112,5 +113,5 @@ def test_help_names_every_option() -> None:
     done = script("--help")
     assert done.returncode == 0
     source = (HERE / "run_arm.sh").read_text(encoding="utf-8")
-    for option in ("--suites", "--cpus", "--engines", "--per-class", "--own", "--work", "--out", "--python"):
+    for option in ("--suites", "--cpus", "--engines", "--per-class", "--own", "--work", "--out", "--jobs", "--python"):
         assert option in done.stdout and f"{option})" in source

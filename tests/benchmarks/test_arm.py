@@ -210,6 +210,7 @@ def test_the_control_may_fail_and_others_may_not(
     garbage = other(lambda found: found["logits"].__imul__(-1))
     write(outputs / "bookworm" / "litert" / "max", garbage, passed=(False, False))
     write(outputs / "bookworm" / "litert" / "cortex-a72")
+    (outputs / "qemu.txt").write_text("qemu-aarch64 version 7.2.22\nCopyright\n")
     (outputs / "bookworm" / "tflite-runtime" / "max").mkdir(parents=True)  # crashed: no outputs at all
     assert command(outputs) == 0
     assert "cortex-a72 (passed): tiny: 3 of 3 bit-identical" in capsys.readouterr().err
@@ -219,6 +220,7 @@ def test_the_control_may_fail_and_others_may_not(
     assert command(outputs) == 0
     monkeypatch.setattr(arm_tables, "RESULTS", tmp_path.parent / "arm.json")
     table = arm_tables.arm_table()
+    assert "qemu-aarch64 version 7.2.22. bookworm, litert: numpy 2.4.6." in table
     lines = [line for line in table.splitlines() if line.startswith("| bookworm")]
     assert len(lines) == 3  # the reference is not compared with itself
     assert "Cortex-A72 (Pi 4) | 3 of 3 | 45 of 45 | 0 / 0 | 3 of 3 | 3 of 3 | 3 of 3 | 2 of 2 |" in table
