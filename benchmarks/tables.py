@@ -18,6 +18,7 @@ from train.layout import markdown
 from . import abstention_tables, explanation_tables, hardening_tables, rig_tables, scan_tables, study
 from . import abstention_tables, explanation_tables, rig_tables, scan_tables, speed_tables, study
 from . import abstention_tables, compare_tables, explanation_tables, rig_tables, scan_tables, study
+from . import abstention_tables, arm_tables, explanation_tables, rig_tables, scan_tables, study
 from .markdown import with_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -152,6 +153,7 @@ PAGES = {
     ROOT / "docs" / "speed.md": speed_tables.TABLES,
     ROOT / "docs" / "archive.md": rig_tables.ARCHIVE,
     ROOT / "docs" / "hardening.md": hardening_tables.TABLES,
+    ROOT / "docs" / "arm.md": arm_tables.TABLES,
 }
 """Page -> its tables."""
 
