@@ -8,7 +8,7 @@ from importlib import import_module
 
 from edge_runtime.guard import Parser, guarded
 
-COMMANDS = ("cost", "side-by-side", "peer-models")
+COMMANDS = ("cost", "side-by-side", "compare", "peer-models")
 """Modules of this package, hyphens for underscores, each with ``add(commands)``, in the order of the help."""
 
 

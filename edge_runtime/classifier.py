@@ -147,6 +147,7 @@ class Classifier:
         engine: str | None = None,
         threads: int | None = None,
         trust: Trust | None = None,
+        isolate: bool = False,
     ) -> Classifier:
         """Open a bundle and load its model.
 
@@ -155,11 +156,13 @@ class Classifier:
             engine: one of `engines.ENGINES`; default: the first that is installed and has a model in the bundle.
             threads: for one inference; default: as `engines.usual_threads` says.
             trust: whose signature the bundle must have (see `trust.read_trust`); default: no signature is looked at.
+            isolate: run the engine in a process of its own that can do nothing else: for bundles of untrusted authors.
 
         Raises:
             BundleError: the bundle is missing, not what it must be, or not signed by who is trusted.
             EngineError: no engine for it.
-            UsageError: unknown engine, threads out of range, or `trust` for a bundle that is open already.
+            UsageError: unknown engine, threads out of range, `trust` for a bundle that is open already, or a system
+                that cannot isolate.
         """
         if isinstance(model, Bundle) and trust is not None:
             raise UsageError("the bundle is open already", todo="give trust to open_bundle")
@@ -167,7 +170,7 @@ class Classifier:
         limits, labels = bundle.manifest.abstention, bundle.manifest.task.labels
         file = None if limits is None else limits.familiarity_file
         familiarity = None if file is None else parse_familiarity(bundle.read(file), str(bundle.root / file), labels)
-        opened = open_engine(engine, bundle, threads=threads)
+        opened = open_engine(engine, bundle, threads=threads, isolate=isolate)
         spare = usable_cpus() > opened.threads
         return cls(bundle, opened, bundle.manifest.preprocess, familiarity, Aside() if spare else None)
 

@@ -124,8 +124,10 @@ def test_a_wrong_answer_is_not_timed(models: Path) -> None:
 def test_ratios_are_of_the_same_rounds() -> None:
     rows = (_row(PIXELS, RUNTIME), _row(PIXELS, BARE))
     drift = np.linspace(1, 3, 20)[:, None] * np.ones((1, 4))  # the machine gets three times slower
-    outcomes = {row.name: Outcome(9, 9, factor * drift, 7, 50) for row, factor in zip(rows, (1.5, 1.0), strict=True)}
-    alone = {row.name: Outcome(5, 6, np.ones((1, 1)), 7, 40) for row in rows}
+    outcomes = {
+        row.name: Outcome(9, 9, factor * drift, 0 * drift, 7, 50) for row, factor in zip(rows, (1.5, 1.0), strict=True)
+    }
+    alone = {row.name: Outcome(5, 6, np.ones((1, 1)), np.zeros((1, 1)), 7, 40) for row in rows}
     ours, bare = side_by_side.summaries(rows, outcomes, alone)
     assert ours["ratios"][BARE] == [1.5, 1.5, 1.5]  # and the interval is none the wider for it
     assert bare["ratios"][RUNTIME][0] == pytest.approx(1 / 1.5, abs=1e-3)

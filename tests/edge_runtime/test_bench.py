@@ -32,9 +32,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, object]]:
     """Return the (engine, threads) that classifiers are opened with, as they are."""
     real, seen = Classifier.open.__func__, []  # type: ignore[attr-defined]
 
-    def note(cls, model, engine=None, threads=None, trust=None):
+    def note(cls, model, engine=None, threads=None, trust=None, isolate=False):
         seen.append((engine, threads))
-        return real(cls, model, engine, threads, trust)
+        return real(cls, model, engine, threads, trust, isolate)
 
     monkeypatch.setattr(Classifier, "open", classmethod(note))
     return seen
