@@ -15,10 +15,17 @@ from edge_runtime.files import write_text
 from export.sweep_table import sweep_report
 from train.layout import markdown
 
-from . import abstention_tables, explanation_tables, hardening_tables, rig_tables, scan_tables, study
-from . import abstention_tables, explanation_tables, rig_tables, scan_tables, speed_tables, study
-from . import abstention_tables, compare_tables, explanation_tables, rig_tables, scan_tables, study
-from . import abstention_tables, arm_tables, explanation_tables, rig_tables, scan_tables, study
+from . import (
+    abstention_tables,
+    arm_tables,
+    compare_tables,
+    explanation_tables,
+    hardening_tables,
+    rig_tables,
+    scan_tables,
+    speed_tables,
+    study,
+)
 from .markdown import with_tables
 
 ROOT = Path(__file__).resolve().parent.parent
