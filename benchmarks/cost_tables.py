@@ -93,16 +93,18 @@ def full_table(series: str, threads: int) -> str:
 def throughput_table() -> str:
     """Pictures per second, by threads."""
     found = _read("side-by-side.json")
-    one, two = (by_name(found, "throughput", threads) for threads in (1, 2))
+    counts = [int(threads) for threads in found["series"]["throughput"]]
+    measured = [by_name(found, "throughput", threads) for threads in counts]
     rows = [
         [
             name,
-            *(f"{ways[name]['pictures_per_s']:.0f}" if name in ways else "" for ways in (one, two)),
-            f"{max(ways[name]['peak_rss_mb'] for ways in (one, two) if name in ways):.0f}",
+            *(f"{ways[name]['pictures_per_s']:.0f}" if name in ways else "" for ways in measured),
+            f"{max(ways[name]['peak_rss_mb'] for ways in measured if name in ways):.0f}",
         ]
-        for name in dict.fromkeys((*one, *two))
+        for name in dict.fromkeys(name for ways in measured for name in ways)
     ]
-    return markdown(("from pixels", "pictures/s, 1 thread each", "pictures/s, 2 threads each", "peak RSS, MB"), rows)
+    head = [f"pictures/s, {threads} thread{'s' * (threads > 1)}" for threads in counts]
+    return markdown(("from pixels", *head, "peak RSS, MB"), rows)
 
 
 def missing_table() -> str:

@@ -31,7 +31,7 @@ class Row:
         environment: of ``benchmarks/peers``; "": this one.
         network: "": the shipped one; else whose.
         needs: files of `peer_models.MODELS`.
-        threads: the numbers of threads it is measured with.
+        threads: the numbers of threads it is measured with; empty: all.
         limited_by: keyword that takes the number of threads.
     """
 
@@ -189,11 +189,12 @@ THROUGHPUT = (
             JUDGED,
             "runtime_instances",
             {"instances": instances, "pictures": 16},
+            threads=(),
         )
         for instances in (1, 2)
     ),
     *(
-        Row(f"{name}, batch {pictures}", precision, RAW, "batch", {**options, "pictures": pictures}, "", "", needs)
+        Row(f"{name}, batch {pictures}", precision, RAW, "batch", {**options, "pictures": pictures}, "", "", needs, ())
         for name, precision, _, options, _, needs in _ENGINES
         if name in ("ONNX Runtime INT8", "OpenVINO INT8", "OpenVINO fp32", EAGER)
         for pictures in BATCHES

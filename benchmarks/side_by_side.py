@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_runtime.bench import thread_counts
 from edge_runtime.commands.opening import add_command
 from edge_runtime.errors import UsageError
 from edge_runtime.files import write_text
+from edge_runtime.machine import usable_cpus
 from export.interleave import ratio
 
 from .contest import ContestError, Outcome, contest
@@ -27,7 +29,8 @@ from .lineup import BARE, FILES, FLOOR, LEFT_OUT, RUNTIME, SERIES, THREADS, THRO
 from .peer_models import MODELS, REFERENCE, make_models
 
 if TYPE_CHECKING:
-    from edge_runtime.commands.opening import Commands
+    from edge_runtime.bench import thread_counts
+from edge_runtime.commands.opening import Commands
 
 RESULTS = Path(__file__).parent / "results" / "side-by-side.json"
 RUNS, NOT_COUNTED = 16, 1
@@ -56,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     for name, rows in SERIES.items():
         found["series"][name] = {}
         rounds = args.samples // RUNS
-        for threads in THREADS:
+        for threads in thread_counts(usable_cpus()) if rows is THROUGHPUT else THREADS:
             sys.stderr.write(f"{name}, {threads} thread{'s' * (threads > 1)} ...\n")
             # At many pictures a run, fewer rounds see as many.
             measured, missing = measure_rows(rows, threads, rounds if rows is not THROUGHPUT else max(rounds // 8, 2))
@@ -84,7 +87,7 @@ def measure_rows(rows: Sequence[Row], threads: int, rounds: int) -> tuple[list[d
     alone: dict[str, Outcome] = {}  # loads and first runs: in the contest all load at once
     fit = []
     for row in rows:
-        if threads not in row.threads:
+        if row.threads and threads not in row.threads:
             continue
         why = row.missing()
         if not why:
