@@ -29,8 +29,7 @@ from .lineup import BARE, FILES, FLOOR, LEFT_OUT, RUNTIME, SERIES, THREADS, THRO
 from .peer_models import MODELS, REFERENCE, make_models
 
 if TYPE_CHECKING:
-    from edge_runtime.bench import thread_counts
-from edge_runtime.commands.opening import Commands
+    from edge_runtime.commands.opening import Commands
 
 RESULTS = Path(__file__).parent / "results" / "side-by-side.json"
 RUNS, NOT_COUNTED = 16, 1
