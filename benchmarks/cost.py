@@ -28,7 +28,7 @@ from export.interleave import interleave, latency, ratio
 
 from .lineup import BARE, EAGER, FILES
 from .lineup import FILE as WAYS
-from .peer_models import BUNDLE, MODELS, PICTURE, make_models
+from .peer_models import BUNDLE, MODELS, PICTURE, QUIET, make_models
 
 if TYPE_CHECKING:
     from edge_runtime.commands.opening import Commands
@@ -201,7 +201,7 @@ def start_cost(runs: int, heavy_runs: int) -> dict[str, Any]:
 def _starts(commands: dict[str, list[str]], runs: int) -> dict[str, Any]:
     warmup = 1  # fills the file cache and writes byte-compiled files
     launcher = [sys.executable, str(Path(__file__).with_name("cold_start.py")), str(runs + warmup)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "YOLO_CONFIG_DIR": str(MODELS)}
+    environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*launcher, json.dumps(commands)], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .contest import Way
-from .peer_models import MODELS, python_of
+from .peer_models import MODELS, QUIET, python_of
 
 FILE = Path(__file__).with_name("ways.py")
 THREADS = (1, 2)
@@ -54,11 +54,7 @@ class Row:
             self.function,
             {"models": str(MODELS), self.limited_by: threads, **self.arguments},
             str(python_of(self.environment)),
-            environment={
-                "OMP_NUM_THREADS": str(threads),
-                "TF_CPP_MIN_LOG_LEVEL": "3",
-                "YOLO_CONFIG_DIR": str(MODELS),  # else Ultralytics writes into the home folder
-            },
+            environment={**QUIET, "OMP_NUM_THREADS": str(threads)},
         )
 
     def missing(self) -> str:
@@ -114,7 +110,7 @@ def _peers(function: str, names: Sequence[str]) -> tuple[Row, ...]:
         if name in names:
             reader = {} if function == "from_pixels" else {"reader": _READERS.get(options["engine"], "squeezed")}
             given = NOTHING if gives == RAW and reader else gives
-            threads = THREADS if name in _AT_TWO else (1,)
+            threads = THREADS if name in (_FILE_AT_TWO if reader else _AT_TWO) else (1,)
             rows.append(Row(name, precision, given, function, {**options, **reader}, environment, "", needs, threads))
     return tuple(rows)
 
@@ -124,6 +120,9 @@ _READERS = {"torch": "torchvision"}
 
 _AT_TWO = (BARE, "ONNX Runtime INT8", "ONNX Runtime fp32", "OpenVINO INT8", "OpenVINO fp32", "ncnn fp16", EAGER)
 """Measured with two threads, too."""
+
+_FILE_AT_TWO = (BARE, "ONNX Runtime INT8", "OpenVINO INT8")
+"""The same, from a file: decoding is the larger part of it and has one thread in any case."""
 
 _FROM_FILE = (BARE, "tflite-runtime", "TensorFlow's interpreter", *_AT_TWO[1:])
 """Measured from a file, too: at least one of each engine."""
@@ -171,7 +170,6 @@ FILES = (
         )
         for title, model in (
             ("PyTorch", "yolo11n-cls.pt"),
-            ("ONNX Runtime", "yolo11n-cls.onnx"),
             ("OpenVINO", "yolo11n-cls_openvino_model"),
             ("ncnn", "yolo11n-cls_ncnn_model"),
         )

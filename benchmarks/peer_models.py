@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,9 @@ PICTURE, PIXELS, REFERENCE = "cell.jpg", "pixels.npy", "reference.json"
 
 PICTURE_SIZE = (1024, 768)
 """Width and height, pixels."""
+
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(MODELS)}
+"""Variables that keep peers off the log, the network and the home folder."""
 
 CALIBRATION_EACH = 8
 """Rendered pictures of each class that the quantizers see."""
@@ -212,7 +216,7 @@ def _ncnn() -> None:
 def _ultralytics() -> None:
     script = Path(__file__).parent / "peers" / "export_yolo.py"
     command = [str(python_of("ultralytics")), str(script), str(_reference().input_px)]
-    subprocess.run(command, cwd=MODELS, check=True, capture_output=True, text=True)
+    subprocess.run(command, cwd=MODELS, env={**os.environ, **QUIET}, check=True, capture_output=True, text=True)
 
 
 @dataclass(frozen=True)
@@ -223,7 +227,7 @@ class _Row:
     make: Callable[[], None]
 
 
-YOLO = ("yolo11n-cls.pt", "yolo11n-cls.onnx", "yolo11n-cls_openvino_model", "yolo11n-cls_ncnn_model")
+YOLO = ("yolo11n-cls.pt", "yolo11n-cls_openvino_model", "yolo11n-cls_ncnn_model")
 """Ultralytics' network for PyTorch, and as it exports it."""
 
 ROWS = (

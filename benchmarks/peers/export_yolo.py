@@ -10,15 +10,13 @@ import sys
 
 import torch
 from ultralytics import YOLO
-from ultralytics.utils import SETTINGS
 
 NAME = "yolo11n-cls"
-FORMATS = ("onnx", "openvino", "ncnn")
+FORMATS = ("openvino", "ncnn")
 
 
 def main(input_px: int) -> None:
     """Write the files."""
-    SETTINGS["sync"] = False  # it would report its use
     torch.manual_seed(0)
     YOLO(f"{NAME}.yaml").save(f"{NAME}.pt")
     for form in FORMATS:
