@@ -8,8 +8,9 @@ what it needs, so that this is timed, too. Every run has to give the answer of t
 wrong must not win.
 
 Each line of standard input, ``[runs, not counted]``, is one turn. Each line of standard output is a JSON object: first
-what loading and the first run took, then each turn's nanoseconds. This file stands alone (standard library only),
-because ways that are compared may need different environments, or none of this project's.
+what loading and the first run took, then each turn's nanoseconds, and how many of them the run waited for a CPU that
+another program had. This file stands alone (standard library only), because ways that are compared may need different
+environments, or none of this project's.
 """
 
 from __future__ import annotations
@@ -57,18 +58,34 @@ def _take_turns(make: Callable[..., Any], arguments: dict[str, Any], say: Callab
     answered = time.perf_counter_ns()
     answer = tell(first)
     say({"load_ns": loaded - started, "first_ns": answered - loaded, "answer": answer})
+    waited_ns = _waits()
     for line in sys.stdin:
         runs, not_counted = json.loads(line)
-        times = []
+        times, waits = [], []
         for place in range(not_counted + runs):
+            # Programs are interrupted above all where a system call ends: clock, account, run, clock, account, so that
+            # what is waited when an account has been read is counted to time and waits alike, or to none of them.
             start = time.perf_counter_ns()
+            before = waited_ns()
             found = run()
             end = time.perf_counter_ns()
+            waited = waited_ns() - before
             if tell(found) != answer:
                 raise ValueError(f"another answer: {tell(found)}, before {answer}")
             if place >= not_counted:
                 times.append(end - start)
-        say({"ns": times})
+                waits.append(waited)
+        say({"ns": times, "waited_ns": waits})
+
+
+def _waits() -> Callable[[], int]:
+    """Return what tells how long the main thread was ready to run and was not let, ns; 0 where the system does not."""
+    try:
+        account = os.open("/proc/self/schedstat", os.O_RDONLY)
+        int(os.pread(account, 100, 0).split()[1])
+    except (OSError, IndexError, ValueError):
+        return lambda: 0
+    return lambda: int(os.pread(account, 100, 0).split()[1])
 
 
 def _peak_rss_mb() -> float:

@@ -61,6 +61,8 @@ class Outcome:
         load_ms: from nothing imported to ready, milliseconds.
         first_ms: of the first run.
         times_ms: (rounds, runs) float64, of every counted run.
+        waited_ms: (rounds, runs) float64, how much of that it waited for a CPU that other programs had; 0 where the
+            system does not tell.
         answer: what the way said, the same in every run.
         peak_rss_mb: of its process, MB.
     """
@@ -68,6 +70,7 @@ class Outcome:
     load_ms: float
     first_ms: float
     times_ms: npt.NDArray[np.float64]
+    waited_ms: npt.NDArray[np.float64]
     answer: Any
     peak_rss_mb: float
 
@@ -93,7 +96,7 @@ def contest(
     from tqdm import tqdm
 
     order, shuffle = list(range(len(ways))), np.random.default_rng(0).shuffle
-    times = np.empty((len(ways), rounds, runs))
+    times = np.empty((len(ways), rounds, runs, 2))
     with ExitStack() as stack:
         contenders = [stack.enter_context(_Contender(way)) for way in ways]
         ready = [contender.hear() for contender in contenders]
@@ -104,10 +107,15 @@ def contest(
             shuffle(order)
             for place in order:
                 last[place] = last[place] | contenders[place].turn(runs, not_counted)
-                times[place, done] = last[place]["ns"]
+                times[place, done, :, 0], times[place, done, :, 1] = last[place]["ns"], last[place]["waited_ns"]
     return {
         way.name: Outcome(
-            found["load_ns"] / 1e6, found["first_ns"] / 1e6, times[place] / 1e6, found["answer"], found["peak_rss_mb"]
+            found["load_ns"] / 1e6,
+            found["first_ns"] / 1e6,
+            times[place, ..., 0] / 1e6,
+            times[place, ..., 1] / 1e6,
+            found["answer"],
+            found["peak_rss_mb"],
         )
         for place, (way, found) in enumerate(zip(ways, last, strict=True))
     }

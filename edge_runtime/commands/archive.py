@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .. import DEFAULT_MODEL
 from ..errors import OutputError, UsageError
 from ..guard import complain, plain
-from .opening import ENGINE_NAMES, add_command, open_classifier, quiet_engine, trust_option
+from .opening import ENGINE_NAMES, add_command, open_classifier, quiet_libraries, trust_option
 from .output import FAILED, Pace, TerminalLine
 from .scan import MODEL as SCAN_MODEL
 
@@ -267,7 +267,7 @@ def _crew(options: argparse.Namespace, plan: Plan, stack: ExitStack, shards: int
         from ..archive.cluster import Cluster, joined
 
         stack.enter_context(_silence())  # where Ray, in a thread of its own, tells of nodes that died
-        with quiet_engine():  # Ray's core remarks on its own log level
+        with quiet_libraries():  # Ray's core remarks on its own log level
             workers = min(stack.enter_context(joined(options.ray, options.workers)), shards)
         crew = Cluster(plan, workers, options.timeout)
     else:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.contest import ContestError, Way, contest
@@ -17,6 +21,14 @@ def sleeper(seconds):
         return seconds
     print("this must not reach the pipe")
     return run, lambda found: {"slept": found}
+
+def spinner(seconds, cpu):
+    os.sched_setaffinity(0, {cpu})
+    def run():
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
+            pass
+    return run, lambda found: "spun"
 
 def counter():
     state = []
@@ -54,6 +66,21 @@ def test_ways_are_timed_in_turns(file: Path) -> None:
         assert outcome.answer == {"slept": least_ms / 1000}
         assert 3 < outcome.peak_rss_mb < 100  # its own, not that of the process that started it
     assert found["short"].times_ms.min() < found["long"].times_ms.min()
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this system does not tell who waits")
+def test_what_is_waited_for_another_program_is_told_apart(file: Path) -> None:
+    cpu = max(os.sched_getaffinity(0))
+    rival = f"import os\nos.sched_setaffinity(0, {{{cpu}}})\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", rival]) as process:
+        try:
+            way = Way("spinner", file, "spinner", {"seconds": 0.02, "cpu": cpu})
+            found = contest([way], rounds=10, runs=3, not_counted=0, warmup=1)["spinner"]
+        finally:
+            process.kill()
+    assert np.median(found.times_ms) > 1.3 * 20  # the rival gets its share
+    own = np.median(found.times_ms - found.waited_ms)
+    assert 0.99 * 20 <= own < 1.1 * 20
 
 
 @pytest.mark.parametrize(
