@@ -41,6 +41,7 @@ class Settings:
         model: name of a default bundle, or a bundle's absolute path.
         bundle_id: what that was when the plan was made.
         engine: of `engines.ENGINES`.
+        isolate: the engine runs in a process that can neither reach files nor network.
         um_per_px: micrometres per pixel of all fields, None: measured in each; "scan" only.
         shard_pictures: in a shard at most, 1 to `MAX_SHARD_PICTURES`.
         root: absolute path of the folder that relative names start from.
@@ -52,6 +53,7 @@ class Settings:
     model: str
     bundle_id: str
     engine: str
+    isolate: bool
     um_per_px: float | None
     shard_pictures: int
     root: str
@@ -63,6 +65,7 @@ SAME = {
     "mode": "mode",
     "bundle_id": "bundle",
     "engine": "engine",
+    "isolate": "--isolate",
     "um_per_px": "--um-per-px",
     "shard_pictures": "pictures in a shard",
     "leukoscope": "leukoscope",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .. import DEFAULT_MODEL
 from ..errors import OutputError, UsageError
 from ..guard import complain, plain
-from .opening import ENGINE_NAMES, add_command, open_classifier, quiet_libraries, trust_option
+from .opening import ENGINE_NAMES, add_command, isolate_option, open_classifier, quiet_libraries, trust_option
 from .output import FAILED, Pace, TerminalLine
 from .scan import MODEL as SCAN_MODEL
 
@@ -99,6 +99,7 @@ def add(commands: Commands) -> None:
         "--model", metavar="MODEL", help=f"name or path; default: {DEFAULT_MODEL}, with --scan {SCAN_MODEL}"
     )
     archive.add_argument("--engine", choices=ENGINE_NAMES, help="default: the plan's, else the first that is installed")
+    isolate_option(archive)
     trust_option(archive)
     archive.set_defaults(run=_archive)
 
@@ -199,6 +200,7 @@ def _settings(options: argparse.Namespace, made: Plan | None, sources: bool) -> 
             um_per_px = planned.um_per_px
         if options.engine is None:
             options.engine = planned.engine
+        options.isolate = options.isolate or planned.isolate
     usual = SCAN_MODEL if mode == "scan" else DEFAULT_MODEL
     model = options.model or (planned.model if planned is not None and planned.mode == mode else usual)
     options.threads = 1
@@ -208,7 +210,7 @@ def _settings(options: argparse.Namespace, made: Plan | None, sources: bool) -> 
     shard = options.shard or (planned.shard_pictures if planned is not None else SHARD_PICTURES[mode])
     bundle = classifier.bundle
     name = model if os.path.basename(model) == model and not os.path.isdir(model) else str(bundle.root)
-    return Settings(mode, name, bundle.id, classifier.engine.name, um_per_px, shard, root)
+    return Settings(mode, name, bundle.id, classifier.engine.name, options.isolate, um_per_px, shard, root)
 
 
 def _counted(names: Iterator[str], silent: bool) -> Iterator[str]:
