@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.leukoscope-ready
 
-.PHONY: setup litert-torch check test bench clean
+.PHONY: setup litert-torch check test bench arm clean
 
 setup: $(READY)
 
@@ -35,6 +35,10 @@ test: check
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/latency.json
 	$(BIN)/python -m benchmarks cost
+
+# The runtime on Arm, under emulation (docs/arm.md): needs root, and what ARM="..." says, the options of the script.
+arm: $(READY)
+	tests/arm/run_arm.sh --python $(BIN)/python $(ARM)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
