@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -246,11 +247,12 @@ def _write(names: Iterable[str], stream: BinaryIO) -> tuple[str, int]:
 
 
 def _another(out: Path, got: str, expected: str) -> UsageError:
+    same = f"python -m edge_runtime archive --out {shlex.quote(str(out))}"
     return UsageError(
         f"{out}: holds another archive",
         got=got,
         expected=expected,
-        todo=f"--out with another folder; or go on with this one: python -m edge_runtime archive --out {out}",
+        todo=f"--out with another folder; or go on with this one: {same}",
     )
 
 

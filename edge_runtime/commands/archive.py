@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import time
@@ -108,14 +109,16 @@ def _archive(options: argparse.Namespace) -> int:
     from ..files import make_folder, require_writable
 
     out = Path(options.out).resolve()
-    asked = _Asked()
+    asked, sources = _Asked(), bool(options.pictures) or options.list is not None
+    if not sources and read_plan(out) is None:
+        raise UsageError(f"{out}: no archive there to go on with", todo="name pictures, folders, or a --list")
     with ExitStack() as stack:
         make_folder(out)
         stack.enter_context(claimed(out))
         require_writable(out)
         stack.enter_context(asked.listening())
         try:
-            plan, unlisted = _plan(options, out, read_plan(out))
+            plan, unlisted = _plan(options, out, read_plan(out), sources)
             return _work(options, plan, unlisted, asked)
         except KeyboardInterrupt:
             done = read_plan(out)
@@ -125,7 +128,7 @@ def _archive(options: argparse.Namespace) -> int:
                 done.tidy()
                 parts = len(done.offsets) - len(done.missing())
                 said = f"stopped with {parts:,} of {len(done.offsets):,} shards done"
-                complain(f"{said}; go on: python -m edge_runtime archive --out {options.out}", "note")
+                complain(f"{said}; go on: python -m edge_runtime archive --out {shlex.quote(options.out)}", "note")
             return asked.status
 
 
@@ -148,7 +151,7 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError("--shard", got=options.shard, expected=f"1 to {MAX_SHARD_PICTURES}")
 
 
-def _plan(options: argparse.Namespace, out: Path, made: Plan | None) -> tuple[Plan, int]:
+def _plan(options: argparse.Namespace, out: Path, made: Plan | None, sources: bool) -> tuple[Plan, int]:
     """Return the plan, as it is or made now, and how many folders could not be listed."""
     from ..archive.lists import listed, named, of_this_place
     from ..archive.plan import make_plan, require_same_list
@@ -156,9 +159,6 @@ def _plan(options: argparse.Namespace, out: Path, made: Plan | None) -> tuple[Pl
     from ..preprocess import PICTURE_SUFFIXES
     from ..slides import SLIDE_SUFFIXES
 
-    sources = bool(options.pictures) or options.list is not None
-    if made is None and not sources:
-        raise UsageError(f"{out}: no archive there to go on with", todo="name pictures, folders, or a --list")
     settings = _settings(options, made, sources)
     if made is not None:
         made.require(settings)
