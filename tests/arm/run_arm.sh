@@ -65,7 +65,7 @@ done
 controls="max bare"
 models=$(cd "$repository/edge_runtime/bundles" && echo *)
 [ "$(uname -m)" = x86_64 ] || stop "the reference is x86-64, and this is $(uname -m)" 2
-[[ $per_class =~ ^[1-9][0-9]*$ ]] || stop "--per-class: got $per_class, expected a whole number from 1" 2
+[[ $per_class =~ ^[0-9]+$ ]] || stop "--per-class: got $per_class, expected a whole number" 2
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || stop "--jobs: got $jobs, expected a whole number from 1" 2
 for cpu in $cpus; do
     [[ " $controls " == *" $cpu "* || -e $here/cpuinfo-$cpu ]] || stop "no $here/cpuinfo-$cpu: write it as that board's kernel does" 2
@@ -183,6 +183,7 @@ rm -rf "$work/pictures" "$work/outputs"
 for model in $models; do
     mkdir -p "$work/pictures/$model"
     cp -r "$repository/samples/$model" "$work/pictures/$model/samples"
+    [ "$per_class" != 0 ] || continue
     (cd "$repository" && "$python" -m train render --task "$model" --per-class "$per_class" --out "$work/pictures/$model/rendered" >/dev/null)
 done
 for pair in ${own[@]+"${own[@]}"}; do cp -rL "${pair#*=}" "$work/pictures/${pair%%=*}/own"; done
