@@ -6,6 +6,7 @@ Every way that is timed is first checked to give the right answer.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
@@ -14,17 +15,49 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_runtime.bundle import open_bundle
+from edge_runtime.bundle import default_bundles, open_bundle
 from edge_runtime.classifier import Classifier
+from edge_runtime.commands.opening import add_command
 from edge_runtime.engines import open_engine
+from edge_runtime.files import write_text
 from edge_runtime.preprocess import decode, prepare
 from export.interleave import interleave, latency, ratio
 
+if TYPE_CHECKING:
+    from edge_runtime.commands.opening import Commands
+
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).parent / "results" / "cost.json"
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    cost = add_command(commands, "cost", "time the shipped bundles and the whole command")
+    cost.add_argument("--rounds", type=int, default=500, help="timed runs of each way; default: %(default)s")
+    cost.add_argument("--processes", type=int, default=30, help="fresh processes; default: %(default)s")
+    cost.set_defaults(run=_measure)
+
+
+def _measure(args: argparse.Namespace) -> None:
+    from .tables import write_pages
+
+    found: dict[str, object] = {"machine": machine()}
+    names = list(default_bundles())
+    for title, measure in (
+        ("class_map", lambda name: [class_map_cost(name, args.rounds, threads) for threads in (1, 2)]),
+        ("inference", lambda name: [inference_cost(name, max(args.rounds // 5, 20), threads) for threads in (1, 2)]),
+        ("answer", lambda name: answer_cost(name, sample(name), args.rounds)),
+        ("command", lambda name: command_cost(name, sample(name), args.processes)),
+    ):
+        sys.stderr.write(f"{title} ...\n")
+        found[title] = {name: measure(name) for name in names}
+    write_text(RESULTS, json.dumps(found, indent=1) + "\n")
+    write_pages()
+    sys.stderr.write(f"{RESULTS} and the pages' tables are written\n")
 
 
 def machine() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Rig tables: the figures of ``docs/serve.md`` and ``docs/watch.md``, from ``results`` and from nothing else."""
+"""Rig tables: the figures of the pages on ``serve``, ``watch`` and ``archive``, from ``results`` and nothing else."""
 
 from __future__ import annotations
 
@@ -86,6 +86,44 @@ def memory_table() -> str:
     )
 
 
+def archive_table() -> str:
+    """How an archive scales by workers and nodes, what they take, and what a long list takes."""
+    found = _read("archive.json")
+    rows = []
+    for name, one in found["ways"].items():
+        low, high = one["running_per_s_least_most"]
+        rows.append(
+            [
+                name,
+                f"{one['pictures_per_s']:.0f}",
+                f"{one['running_per_s']:.0f} ({low:.0f} to {high:.0f})",
+                "{:.2f} ({:.2f} to {:.2f})".format(one["of_classify"], *one["of_classify_least_most"]),
+                f"{one['worker_peak_rss_mib']:.0f}" if "worker_peak_rss_mib" in one else "",
+                f"{one['lead_peak_rss_mib']:.0f}" if "lead_peak_rss_mib" in one else "",
+            ]
+        )
+    head = (
+        f"{found['machine']['cores']} cores of {found['machine']['cpu']}, load {found['load_before']:.1f} before",
+        "pictures/s, start to end",
+        "once running (least to most)",
+        "of `classify` in the same round",
+        "peak RSS of a worker, MiB",
+        "of the command, MiB",
+    )
+    listing, size = found["list"], found["bytes_per_row"]
+    plan_s, growth, read_ms = listing["plan_s"], listing["rss_growth_mib"], 1000 * listing["read_s"]
+    return (
+        f"{markdown(head, rows)}\n\n"
+        f"{found['pictures']:,} cells of {found['picture_px']} x {found['picture_px']} px, {found['distinct']} of them "
+        f"different, in shards of {found['shard_pictures']}; medians of {found['rounds']} rounds. A row takes "
+        f"{size['all']:.0f} bytes in these parts, of which the heatmap {size['heatmap']:.0f}.\n\n"
+        f"A list of {listing['pictures']:,} names ({listing['list_mb']:.0f} MB) is planned in {plan_s:.1f} s "
+        f"and read again in {read_ms:.0f} ms; the process' peak memory is {growth:.1f} MiB above that of a "
+        "list of 1,000."
+    )
+
+
 SERVE = {"serve": serve_table}
 WATCH = {"watch-killed": killed_table, "watch-memory": memory_table}
+ARCHIVE = {"archive": archive_table}
 """Place in the page -> what writes it."""

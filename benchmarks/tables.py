@@ -15,7 +15,17 @@ from edge_runtime.files import write_text
 from export.sweep_table import sweep_report
 from train.layout import markdown
 
-from . import abstention_tables, arm_tables, explanation_tables, rig_tables, scan_tables, study
+from . import (
+    abstention_tables,
+    arm_tables,
+    compare_tables,
+    explanation_tables,
+    hardening_tables,
+    rig_tables,
+    scan_tables,
+    speed_tables,
+    study,
+)
 from .markdown import with_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,8 +154,12 @@ PAGES = {
     ROOT / "docs" / "targets.md": {"sweeps": sweeps_table},
     ROOT / "docs" / "scan.md": scan_tables.TABLES,
     ROOT / "docs" / "abstention.md": abstention_tables.TABLES,
+    ROOT / "docs" / "comparing.md": compare_tables.TABLES,
     ROOT / "docs" / "serve.md": rig_tables.SERVE,
     ROOT / "docs" / "watch.md": rig_tables.WATCH,
+    ROOT / "docs" / "speed.md": speed_tables.TABLES,
+    ROOT / "docs" / "archive.md": rig_tables.ARCHIVE,
+    ROOT / "docs" / "hardening.md": hardening_tables.TABLES,
     ROOT / "docs" / "arm.md": arm_tables.TABLES,
 }
 """Page -> its tables."""

@@ -1,5 +1,6 @@
 """Bench: which engine, with how many threads, answers fastest on this very device; a bundle in, a `Bench` out.
 
+What is timed is what a user waits for: inference and judging, which has a core of its own where the threads leave one.
 A fast engine that is wrong must not win, so each candidate first runs the bundle's golden pictures, and one that fails
 is not timed. The others are timed in turns, in another order every round: what heat, clocks and other programs do to
 one they do to all. A turn is several runs, the first of which do not count: threads and caches have to find back after
@@ -47,7 +48,7 @@ class Row:
         version: of its package.
         threads: for one inference.
         error: why it was not timed: it cannot run the model, or failed the golden test; "" where it was.
-        p50_ms: of one inference, milliseconds; NaN where it was not timed. So are the others.
+        p50_ms: of one answer to prepared pixels, milliseconds; NaN where it was not timed. So are the others.
         p90_ms: likewise.
         p99_ms: likewise.
     """
@@ -186,4 +187,4 @@ def _golden_pixels(bundle: Bundle) -> Pixels:
 
 
 def _runner(classifier: Classifier, pixels: Pixels) -> Callable[[], object]:
-    return lambda: classifier.engine.run(pixels)
+    return lambda: classifier.classify_pixels(pixels)

@@ -152,7 +152,7 @@ def _find(name: str) -> Path:
         )
     if not folder.is_dir():
         raise BundleError(f"{name}: not a bundle", got="a file", expected=f"a folder with {MANIFEST_NAME}")
-    if not (folder / MANIFEST_NAME).exists():
+    if not os.path.exists(folder / MANIFEST_NAME):  # Path.exists raises where a link leads to an impossible name
         raise BundleError(f"{name}: not a bundle", expected=f"a folder with {MANIFEST_NAME}")
     return folder
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +23,13 @@ import numpy.typing as npt
 
 from . import DEFAULT_MODEL
 from .abstention import plausible, refusals
+from .aside import Aside
 from .bundle import Bundle, open_bundle
 from .engines import Engine, open_engine
 from .errors import UsageError
-from .familiarity import Familiarity, describe, parse_familiarity
+from .familiarity import Familiarity, describe_pixels, joined, parse_familiarity
 from .heatmap import Placement, heatmap
+from .machine import usable_cpus
 from .preprocess import Pixels, Preprocess, decode, from_array, from_picture, prepare, standardised
 
 if TYPE_CHECKING:
@@ -35,6 +39,9 @@ if TYPE_CHECKING:
 
     from .refusal import Refusal
     from .trust import Trust
+
+    Seen: TypeAlias = tuple[tuple[Refusal, ...], npt.NDArray[np.float64] | None]
+    """The picture's faults, and what `familiarity.describe_pixels` says of it."""
 
     AnyPicture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
@@ -66,7 +73,8 @@ class Prediction:
         flags: operating point -> answer.
         plausible: labels that cannot be excluded, in the order of the logits; all where the bundle does not say.
         refusals: why there is no answer; none where there is one. All else is there in any case, for people who look.
-        timings_ms: "decode", "prepare", "infer", "judge" (whether to decline) and "total", milliseconds.
+        timings_ms: "decode", "prepare", "infer", "judge" (whether to decline) and "total", milliseconds. Where there is
+            a core to spare, pixels are judged while the engine infers, and "judge" is only what that left to wait for.
         bundle_id: of the bundle that answered.
         degraded: True when the bundle did not pass its parity gates.
     """
@@ -116,12 +124,21 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A bundle with its engine, ready to answer; `familiarity` is None where the bundle knows nothing of the kind."""
+    """A bundle with its engine, ready to answer; any number of threads may ask.
+
+    Attributes:
+        bundle: open.
+        engine: with the bundle's model.
+        preprocess: the bundle's.
+        familiarity: None where the bundle knows nothing of the kind.
+        aside: judges the pixels while the engine infers; None: they are judged afterwards.
+    """
 
     bundle: Bundle
     engine: Engine
     preprocess: Preprocess
     familiarity: Familiarity | None = None
+    aside: Aside | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def open(
@@ -130,19 +147,22 @@ class Classifier:
         engine: str | None = None,
         threads: int | None = None,
         trust: Trust | None = None,
+        isolate: bool = False,
     ) -> Classifier:
         """Open a bundle and load its model.
 
         Args:
             model: name of a default bundle, the path of a bundle, or an open one.
             engine: one of `engines.ENGINES`; default: the first that is installed and has a model in the bundle.
-            threads: for one inference; default: the CPUs this process may use, at most 4.
+            threads: for one inference; default: as `engines.usual_threads` says.
             trust: whose signature the bundle must have (see `trust.read_trust`); default: no signature is looked at.
+            isolate: run the engine in a process of its own that can do nothing else: for bundles of untrusted authors.
 
         Raises:
             BundleError: the bundle is missing, not what it must be, or not signed by who is trusted.
             EngineError: no engine for it.
-            UsageError: unknown engine, threads out of range, or `trust` for a bundle that is open already.
+            UsageError: unknown engine, threads out of range, `trust` for a bundle that is open already, or a system
+                that cannot isolate.
         """
         if isinstance(model, Bundle) and trust is not None:
             raise UsageError("the bundle is open already", todo="give trust to open_bundle")
@@ -150,8 +170,9 @@ class Classifier:
         limits, labels = bundle.manifest.abstention, bundle.manifest.task.labels
         file = None if limits is None else limits.familiarity_file
         familiarity = None if file is None else parse_familiarity(bundle.read(file), str(bundle.root / file), labels)
-        opened = open_engine(engine, bundle, threads=threads)
-        return cls(bundle, opened, bundle.manifest.preprocess, familiarity)
+        opened = open_engine(engine, bundle, threads=threads, isolate=isolate)
+        spare = usable_cpus() > opened.threads
+        return cls(bundle, opened, bundle.manifest.preprocess, familiarity, Aside() if spare else None)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -185,6 +206,9 @@ class Classifier:
     def _answer(
         self, pixels: Pixels, plain: Pixels | None, start: float, decoded: float, prepared: float
     ) -> Prediction:
+        seen: Callable[[], Seen] = partial(self._judge_pixels, pixels, plain)
+        if self.aside is not None:
+            seen = self.aside.begin(seen)
         logits, class_map = self.engine.run(pixels)
         inferred = time.perf_counter()
         manifest = self.bundle.manifest
@@ -197,7 +221,7 @@ class Classifier:
         io, best = manifest.io, int(np.argmax(logits))
         shown = heatmap(class_map, best)
         answered = time.perf_counter()
-        kept, refused = self.judge(pixels, plain, logits, class_map)
+        kept, refused = self._judge(seen(), logits, class_map)
         end = time.perf_counter()
         moments = {
             "decode": decoded - start,
@@ -242,16 +266,27 @@ class Classifier:
         Returns:
             (K,) bool, and the refusals, none where there is an answer.
         """
+        return self._judge(self._judge_pixels(pixels, plain), logits, class_map)
+
+    def _judge_pixels(self, pixels: Pixels, plain: Pixels | None) -> Seen:
+        """Do the part of `judge` that needs the pixels only, which is nearly all of it."""
         spoilt: tuple[Refusal, ...] = ()
         if self.bundle.manifest.quality:
             from . import quality  # bundles without limits start without it
 
             spoilt = quality.judge(plain, self.bundle.manifest.quality)
+        return spoilt, None if self.familiarity is None else describe_pixels(pixels)
+
+    def _judge(
+        self, seen: Seen, logits: npt.NDArray[np.float32], class_map: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.bool_], tuple[Refusal, ...]]:
+        spoilt, described = seen
         limits = self.bundle.manifest.abstention
         if limits is None:
             return np.ones(len(self.labels), np.bool_), spoilt
         kept = plausible(logits, self.bundle.manifest.temperature, limits.margins)
-        far = None if self.familiarity is None else self.familiarity.distance(describe(pixels, class_map))
+        known = self.familiarity
+        far = None if known is None or described is None else known.distance(joined(described, class_map))
         return kept, spoilt + refusals(limits, int(kept.sum()), far)
 
 

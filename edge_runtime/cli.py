@@ -15,7 +15,7 @@ from importlib import import_module
 from . import __version__
 from .guard import Parser, guarded
 
-COMMANDS = ("classify", "scan", "watch", "camera", "serve", "models", "info", "verify", "doctor", "bench")
+COMMANDS = ("classify", "scan", "archive", "watch", "camera", "serve", "models", "info", "verify", "doctor", "bench")
 """Modules of ``commands``, in the order of the help."""
 
 EXAMPLES = """\
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m edge_run
         prog: what help texts call the program.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    # A command that is named is the only one whose module is imported: each start would pay for all ten.
+    # A command that is named is the only one whose module is imported: each start would pay for all.
     return guarded(build_parser(prog, given[:1] if given and given[0] in COMMANDS else COMMANDS), arguments)
 
 

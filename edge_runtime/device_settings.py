@@ -41,7 +41,7 @@ class Choice:
     Attributes:
         engine: as in `engines.ENGINES`.
         threads: for one inference.
-        latency_p50_ms: of one inference when it was chosen, milliseconds.
+        latency_p50_ms: of one answer when it was chosen, milliseconds.
     """
 
     engine: str

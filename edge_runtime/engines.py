@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from .bundle import Bundle
 from .errors import BundleError, EngineError, LeukoscopeError, UsageError
+from .frames import Layer
 from .graphs import Graph, Tensor, load_litert, load_onnxruntime, load_openvino, load_tflite_runtime
 from .machine import usable_cpus
 from .manifest import MODEL_FILES, IOSpec
@@ -58,12 +59,14 @@ class Engine:
         io: the spec the model was compared with.
         threads: used for one inference.
         output_steps: quantization step of (logits, class map), each None where that output is float.
+        layers: what holds the engine in, where it is isolated; None where it runs in this process.
     """
 
     name: str
     io: IOSpec
     threads: int
     output_steps: tuple[float | None, float | None]
+    layers: tuple[Layer, ...] | None
     _graph: Graph = field(repr=False)
     _outputs: tuple[Tensor, Tensor] = field(repr=False)
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -90,6 +93,8 @@ class Engine:
         with self._turn:
             try:
                 raw = self._graph.run(self.io.input_name, names, np.ascontiguousarray(batch))
+            except LeukoscopeError:
+                raise
             except Exception as error:  # noqa: BLE001 - engines raise anything
                 raise EngineError(f"{self.name} failed on a picture", got=_line(error)) from None
         logits, class_map = (_real(values, tensor) for values, tensor in zip(raw, self._outputs, strict=True))
@@ -97,7 +102,11 @@ class Engine:
 
 
 def open_engine(
-    name: str | None, model: Bundle | Mapping[str, bytes] | bytes, io: IOSpec | None = None, threads: int | None = None
+    name: str | None,
+    model: Bundle | Mapping[str, bytes] | bytes,
+    io: IOSpec | None = None,
+    threads: int | None = None,
+    isolate: bool = False,
 ) -> Engine:
     """Load a model and compare it with what its bundle says.
 
@@ -105,10 +114,11 @@ def open_engine(
         name: one of `ENGINES`, or None: the first one that is installed and has a model here.
         model: a bundle; or a model's files, or the bytes of its only one (then `io` must be given).
         io: what the model must look like; default: as the bundle's manifest says.
-        threads: for one inference, 1 to 64; default: the CPUs this process may use, at most 4.
+        threads: for one inference, 1 to 64; default: as `usual_threads` says.
+        isolate: run the engine in a process of its own that is locked in, see ``isolation``.
 
     Raises:
-        UsageError: unknown engine, or threads out of range.
+        UsageError: unknown engine, threads out of range, or a system that cannot isolate.
         EngineError: not installed, broken installation, no model for it, or it cannot load the model.
         BundleError: the model's inputs or outputs are not what the manifest says.
     """
@@ -127,14 +137,20 @@ def open_engine(
             model = {ENGINES[name].model_name if name in ENGINES else sniffed: model}
         row = _choose(name, tuple(model))
         where, files = row.model_name, model
+    layers = None
     try:
-        graph = row.load(files, count)
+        if isolate:
+            from .isolation import load_isolated
+
+            graph, layers = load_isolated(row.name, files, count, spec, where)
+        else:
+            graph = row.load(files, count)
     except LeukoscopeError:
         raise
     except Exception as error:  # noqa: BLE001 - engines raise anything on a malformed model
         raise EngineError(f"{where}: {row.title} cannot load it", got=_line(error)) from None
     logits, class_map = _compare(graph, spec, where)
-    return Engine(row.name, spec, count, (logits.scale, class_map.scale), graph, (logits, class_map))
+    return Engine(row.name, spec, count, (logits.scale, class_map.scale), layers, graph, (logits, class_map))
 
 
 def installed_engines() -> tuple[str, ...]:
@@ -162,9 +178,17 @@ def _importable(module: str) -> bool:
     return find_spec(module) is not None
 
 
+def usual_threads() -> int:
+    """Return how many threads an inference gets where nobody says: the CPUs this process may use less one, 1 to 4.
+
+    The one that is left judges the pixels meanwhile (see ``aside``), which is more than it would add to the inference.
+    """
+    return max(1, min(4, usable_cpus() - 1))
+
+
 def _threads(threads: int | None) -> int:
     if threads is None:
-        return min(4, usable_cpus())
+        return usual_threads()
     if not 1 <= threads <= MAX_THREADS:
         raise UsageError("wrong number of threads", got=threads, expected=f"1 to {MAX_THREADS}")
     return threads

@@ -65,11 +65,17 @@ def describe(pixels: Pixels, class_map: npt.NDArray[np.float32]) -> Floats:
     Returns:
         (D,) float64, as `feature_names` names them; D = 2 K + 23.
     """
+    return joined(describe_pixels(pixels), class_map)
+
+
+def joined(described: Floats, class_map: npt.NDArray[np.float32]) -> Floats:
+    """Put what `describe_pixels` said and what `describe` says of the class map together, as `describe` returns it."""
     flat = class_map.reshape(-1, class_map.shape[-1]).astype(np.float64)
-    return np.concatenate([flat.mean(axis=0), flat.std(axis=0), _describe_pixels(pixels)])
+    return np.concatenate([flat.mean(axis=0), flat.std(axis=0), described])
 
 
-def _describe_pixels(pixels: Pixels) -> Floats:
+def describe_pixels(pixels: Pixels) -> Floats:
+    """Return the part of `describe` that can be said before the network has run: (23,) float64, `PIXEL_FEATURES`."""
     picture = Image.fromarray(pixels)
     factor = max(1, min(picture.size) // REDUCED_PX)
     small = picture.reduce(factor)
@@ -85,6 +91,7 @@ def _describe_pixels(pixels: Pixels) -> Floats:
     scaled = values.T @ values / pixel_count / np.maximum(np.outer(spread, spread), 1e-3)
     found += [scaled[0, 1], scaled[0, 2], scaled[1, 2]]
     grey = picture.convert("L")
+    del picture  # what follows has room in its place: fetching new pages would cost as much as the sums
     found += [float(np.log(0.1 + _steepness(grey.reduce(step) if step > 1 else grey))) for step in (1, 2, 4)]
     found += [float(np.log(1e-3 + share)) for share in (counts[:, 254:].sum(), counts[:, :2].sum()) / pixel_count / 3]
     return np.array(found)
@@ -93,10 +100,13 @@ def _describe_pixels(pixels: Pixels) -> Floats:
 def _steepness(grey: Image.Image) -> float:
     """Return the mean difference of neighbours, to the right and below, in grey levels."""
     levels = np.asarray(grey, np.int16)
-    whole = 0.0
-    for steps in (levels[:, 1:] - levels[:, :-1], levels[1:] - levels[:-1]):
-        whole += int(np.abs(steps, out=steps).sum(dtype=np.int64)) / max(1, steps.size)
-    return whole
+    return _mean_step(levels.T) + _mean_step(levels)
+
+
+def _mean_step(levels: npt.NDArray[np.int16]) -> float:
+    steps = levels[1:] - levels[:-1]
+    # Row by row into int32: a sum that widened every value by itself would take twice the time.
+    return int(np.abs(steps, out=steps).sum(axis=0, dtype=np.int32).sum(dtype=np.int64)) / max(1, steps.size)
 
 
 @dataclass(frozen=True)

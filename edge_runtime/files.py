@@ -14,9 +14,14 @@ from typing import BinaryIO
 from .errors import OutputError
 
 
-def temporary_name(path: Path) -> Path:
-    """Return this process's temporary name for a file, beside it: several processes may write the same one at once."""
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+def temporary_name(path: Path, host: str = "") -> Path:
+    """Return this process's temporary name for a file, beside it: several processes may write the same one at once.
+
+    Args:
+        path: of the file.
+        host: what tells this machine from others that write there.
+    """
+    return path.with_name(f".{path.name}.{host}{os.getpid()}.part")
 
 
 def leftovers(path: Path) -> list[Path]:
@@ -25,11 +30,12 @@ def leftovers(path: Path) -> list[Path]:
 
 
 @contextmanager
-def write_whole(path: Path) -> Iterator[BinaryIO]:
+def write_whole(path: Path, host: str = "") -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name only when the block ends without an exception.
 
     Args:
         path: of the file; its folder must exist.
+        host: as of `temporary_name`.
 
     Yields:
         A binary stream.
@@ -37,7 +43,7 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: the folder is missing, read-only or full, or the name is a folder's.
     """
-    temporary = temporary_name(path)
+    temporary = temporary_name(path, host)
     try:
         with temporary.open("wb") as stream:
             yield stream

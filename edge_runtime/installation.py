@@ -91,6 +91,21 @@ def _bundle(name: str, trust: Trust | None) -> Check:
     return Check(f"bundle {name}", FAILED, found, f"python -m edge_runtime verify {name}; try another --engine")
 
 
+def _isolation(_: Device) -> Iterator[Check]:
+    from .isolation import layers_here
+
+    try:
+        layers = layers_here()
+    except LeukoscopeError as error:
+        yield Check("isolation", WARNING, str(error), "open no bundles of untrusted authors here")
+        return
+    told = "; ".join(f"{layer.name} {'holds' if layer.held else 'does not: ' + layer.detail}" for layer in layers)
+    if all(layer.held for layer in layers):
+        yield Check("isolation", OK, f"--isolate: {told}")
+    else:
+        yield Check("isolation", WARNING, f"--isolate: {told}", "docs/isolation.md says what that leaves open")
+
+
 def _settings(_: Device) -> Iterator[Check]:
     path = settings_path()
     if path is None:
@@ -137,5 +152,5 @@ def _temporary(device: Device) -> Iterator[Check]:
     yield Check("temporary", WARNING if low else OK, f"{free_mb:.0f} MB free in {folder}", "clear it" if low else "")
 
 
-INSTALLATION = (_python, _engines, _trust, _bundles, _settings, _byte_code, _temporary)
+INSTALLATION = (_python, _engines, _trust, _bundles, _isolation, _settings, _byte_code, _temporary)
 """In the order of the report."""

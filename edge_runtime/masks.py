@@ -6,11 +6,15 @@ mask is known to `edge_runtime.stain`, what a shape means to `edge_runtime.cells
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
+
+MAX_INT16_LIMIT = 127
+"""Distances up to this have squares, and sums of two, that int16 has room for."""
 
 Mask = npt.NDArray[np.bool_]
 """(H, W) bool."""
@@ -34,22 +38,18 @@ def label_components(mask: Mask) -> tuple[Labels, int]:
         (H, W) int32, 0 outside and 1..n inside, numbered from the top left; and n.
     """
     height, width = mask.shape
-    padded = np.zeros((height, width + 2), np.int8)
-    padded[:, 1:-1] = mask
-    steps = np.diff(padded, axis=1)
-    row, start = np.nonzero(steps == 1)
-    _, end = np.nonzero(steps == -1)
-    labels = np.zeros((height, width), np.int32)
-    if not len(row):
-        return labels, 0
-    # runs are sorted by row and start; those of the row above that end behind our start and start before our end
-    stride = width + 2
-    first = np.searchsorted(row * stride + end, (row - 1) * stride + start, side="right")
-    last = np.searchsorted(row * stride + start, (row - 1) * stride + end, side="left")
+    stride = width + 1  # of the flat mask, in which a column of nothing parts the rows
+    padded = np.zeros(1 + height * stride, np.bool_)
+    padded[1:].reshape(height, stride)[:, :width] = mask
+    edges = np.flatnonzero(padded[1:] != padded[:-1])
+    start, end = edges[::2], edges[1::2]
+    # runs are sorted by their place; those of the row above that end behind our start and start before our end
+    first = np.searchsorted(end, start - stride, side="right")
+    last = np.searchsorted(start, end - stride, side="left")
     count = (last - first).clip(0)
-    below = np.repeat(np.arange(len(row)), count)
+    below = np.repeat(np.arange(len(start)), count)
     above = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count) + np.repeat(first, count)
-    root = np.arange(len(row))
+    run = root = np.arange(len(start))
     while True:  # every round at least halves the longest way to a component's first run
         smallest = np.minimum(root[below], root[above])
         joined = root.copy()
@@ -59,13 +59,12 @@ def label_components(mask: Mask) -> tuple[Labels, int]:
         if np.array_equal(joined, root):
             break
         root = joined
-    _, number = np.unique(root, return_inverse=True)
-    # paint the runs: +n where one starts, -n behind its end, then add up along the row
-    delta = np.zeros((height, width + 1), np.int32)
-    delta[row, start] = number + 1
-    np.subtract.at(delta, (row, end), (number + 1).astype(np.int32))
-    np.cumsum(delta[:, :-1], axis=1, out=labels)
-    return labels, int(number.max()) + 1
+    number = (root == run).cumsum()
+    # paint the runs: nothing up to the first, the first, nothing up to the second ...
+    colours = np.zeros(len(edges) + 1, np.int32)
+    colours[1::2] = number[root]
+    flat = np.repeat(colours, np.diff(edges, prepend=0, append=height * stride))
+    return np.ascontiguousarray(flat.reshape(height, stride)[:, :width]), int(number[-1]) if len(number) else 0
 
 
 def touching(mask: Mask, seed: Mask) -> Mask:
@@ -95,21 +94,27 @@ def distance_to(mask: Mask, limit: int) -> Map:
     Returns:
         (H, W) float32, Euclidean distance of pixel centres where it is below `limit`, else `limit`.
     """
-    height, width = mask.shape
-    rows = np.arange(height, dtype=np.float32)[:, None]
-    far = np.float32(2 * limit + 1)
-    last = np.maximum.accumulate(np.where(mask, rows, -far), axis=0)
-    following = np.minimum.accumulate(np.where(mask, rows, height + far)[::-1], axis=0)[::-1]
-    along = np.minimum(rows - last, following - rows).clip(0, limit) ** 2  # squared distance within the column
-    nearest = along.copy()
-    for step in range(1, min(limit, width - 1) + 1):  # and then the nearest column
-        square = np.float32(step * step)
-        if step % 8 == 0 and square >= nearest.max():
+    # the distance within the column: to what is 1 away, then to what is up to 2 away from there, then 4 ...
+    kind = np.int16 if limit <= MAX_INT16_LIMIT else np.int32
+    along: npt.NDArray[Any] = np.where(mask, 0, limit).astype(kind)
+    step = 1
+    while step < min(limit, len(along)):
+        _lower(along, along + kind(step), step)
+        step *= 2
+    # and then the nearest column: squares grow by 1, 3, 5 ... from one to the next (Huang and Mitchell 1994)
+    nearest = np.ascontiguousarray((along * along).T)
+    for step in range(1, min(limit, len(nearest) - 1) + 1):
+        if step % 4 == 0 and step * step >= nearest.max():
             break  # no column so far away can be nearer
-        np.minimum(nearest[:, step:], along[:, :-step] + square, out=nearest[:, step:])
-        np.minimum(nearest[:, :-step], along[:, step:] + square, out=nearest[:, :-step])
-    distance: Map = np.sqrt(nearest).clip(0, limit)
+        _lower(nearest, nearest + kind(2 * step - 1), 1)
+    distance: Map = np.sqrt(np.ascontiguousarray(nearest.T), dtype=np.float32)
     return distance
+
+
+def _lower(values: npt.NDArray[Any], others: npt.NDArray[Any], rows: int) -> None:
+    """Lower values, in place, to the others that lie so many rows above and below."""
+    np.minimum(values[rows:], others[:-rows], out=values[rows:])
+    np.minimum(values[:-rows], others[rows:], out=values[:-rows])
 
 
 def grown(mask: Mask, radius: int) -> Mask:
@@ -150,17 +155,42 @@ def cheapest_way(cost: npt.NDArray[np.int64], seed: Mask, rounds: int) -> npt.ND
     Returns:
         (H, W) int64, 0 on the seed.
     """
-    total = np.where(seed, 0, cost.sum() + 1)
-    sums = [np.cumsum(np.flip(cost, axis) if back else cost, axis) for axis in (0, 1) for back in (False, True)]
+    highest = int(cost.sum()) + 1
+    kind = np.int32 if 2 * highest < 2**31 else np.int64  # half of the memory to move, wherever it has room
+    total = np.where(seed, 0, highest).astype(kind)
+    sums = [tuple(_sums(np.ascontiguousarray(way), kind)) for way in (cost, cost.T)]
     for _ in range(rounds):
         before = total
-        for number, summed in enumerate(sums):
-            axis, back = divmod(number, 2)
-            ways = np.minimum.accumulate((np.flip(total, axis) if back else total) - summed, axis) + summed
-            total = np.flip(ways, axis) if back else ways
+        for summed in sums:  # along columns, then along rows: what is contiguous is what lies side by side
+            for back, along in enumerate(summed):
+                total = _lowest_so_far(total - along, bool(back)) + along
+            total = np.ascontiguousarray(total.T)
         if np.array_equal(before, total):
             break
-    return total
+    return total.astype(np.int64)
+
+
+def _sums(cost: npt.NDArray[np.int64], kind: type[np.signedinteger[Any]]) -> Iterator[npt.NDArray[Any]]:
+    """Return the running sums of the cost down the columns, and up."""
+    yield np.cumsum(cost, 0, kind)
+    yield np.cumsum(cost[::-1], 0, kind)[::-1]
+
+
+def _lowest_so_far(values: npt.NDArray[Any], back: bool) -> npt.NDArray[Any]:
+    """Return the smallest value in each column down to each row, or up to it: of 2 rows, then of 4, then of 8 ...
+
+    numpy's own ``accumulate`` takes one value after the other and several times as long.
+    """
+    rows = 1
+    while rows < len(values):
+        lower = np.empty_like(values)
+        kept = np.s_[-rows:] if back else np.s_[:rows]
+        lowered = np.s_[:-rows] if back else np.s_[rows:]
+        lower[kept] = values[kept]
+        np.minimum(values[rows:], values[:-rows], out=lower[lowered])
+        values = lower
+        rows *= 2
+    return values
 
 
 def highest_around(values: Map, reach: int) -> Map:
@@ -196,9 +226,10 @@ def spread(labels: Labels, mask: Mask) -> Labels:
 
 
 def largest(labels: npt.NDArray[np.integer], count: int, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the largest value, 0 or more, in each region: (count + 1,); entry 0 is the outside's."""
+    """Return the largest value, 0 or more, in each region: (count + 1,); entry 0, the outside's, is 0."""
     found = np.zeros(count + 1, values.dtype)
-    np.maximum.at(found, labels.ravel(), values.ravel())
+    inside = np.flatnonzero(labels)
+    np.maximum.at(found, labels.ravel()[inside], values.ravel()[inside])
     return found
 
 

@@ -7,7 +7,7 @@ that is not there or not a picture gets its own error when its turn comes, and t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from .errors import UsageError
@@ -42,7 +42,7 @@ def find_pictures(
         if argument == STDIN and STDIN in found:
             raise UsageError("standard input can be read only once", got="two '-'")
         if argument != STDIN and os.path.isdir(argument):
-            found.extend(_in_folder(argument, on_error, None if skip is None else os.path.realpath(skip), suffixes))
+            found.extend(walk_pictures(argument, on_error, skip, suffixes))
         else:
             found.append(argument)
     if not found:
@@ -50,10 +50,14 @@ def find_pictures(
     return found
 
 
-def _in_folder(
-    folder: str, on_error: Callable[[OSError], None], skip: str | None, suffixes: frozenset[str]
-) -> list[str]:
-    found = []
+def walk_pictures(
+    folder: str,
+    on_error: Callable[[OSError], None],
+    skip: str | os.PathLike[str] | None = None,
+    suffixes: frozenset[str] = PICTURE_SUFFIXES,
+) -> Iterator[str]:
+    """Give the pictures of a folder and below as `find_pictures` does, folder by folder: only one's names are held."""
+    skip = None if skip is None else os.path.realpath(skip)
     for where, folders, names in os.walk(folder, onerror=on_error):
         # Hidden ones are no smears: thumbnails, and the "._" twins that a Mac leaves on every card.
         folders[:] = sorted(
@@ -63,8 +67,7 @@ def _in_folder(
         )
         for name in sorted(names):
             if Path(name).suffix.lower() in suffixes and not name.startswith("."):
-                found.append(os.path.join(where, name))
-    return found
+                yield os.path.join(where, name)
 
 
 def overlay_paths(pictures: list[str], target: Path) -> list[Path]:

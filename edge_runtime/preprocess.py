@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .demands import check_demands
 from .errors import ImageError, UsageError
 
 Pixels = npt.NDArray[np.uint8]
@@ -28,7 +29,7 @@ Box = tuple[int, int, int, int]
 """(left, top, width, height) in pixels of the upright picture."""
 
 MAX_PICTURE_PIXELS = 178_000_000
-"""A picture with more pixels than this is refused before it is decoded: 178 megapixels need 0.5 GB as RGB. Pillow
+"""A picture with more pixels than this is refused before it is decoded: 178 megapixels need 0.7 GB as RGB. Pillow
 refuses a little more, 2 x 89.5 megapixels, by itself."""
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
@@ -96,7 +97,8 @@ def decode(source: Path | bytes, name: str | None = None) -> Image.Image:
         Picture of mode RGB.
 
     Raises:
-        ImageError: unreadable, empty, truncated, not a picture, or larger than `MAX_PICTURE_PIXELS`.
+        ImageError: unreadable, empty, truncated, not a picture, larger than `MAX_PICTURE_PIXELS`, or one that
+            `check_demands` refuses.
     """
     name = name or (str(source) if isinstance(source, Path) else "picture")
     encoded = _read(source, name) if isinstance(source, Path) else source
@@ -114,6 +116,7 @@ def decode(source: Path | bytes, name: str | None = None) -> Image.Image:
                         expected=megapixels,
                         todo="cut it into fields",
                     )
+                check_demands(picture, encoded, name)
                 picture.load()
                 return _to_rgb(_upright(picture), name)
     except ImageError:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from PIL import Image
 
 from .preprocess import Pixels
 from .quality_limits import FIELD_LIMITS, Limits, refusals
-from .stain import STAINED, optical_density, purple
+from .stain import STAINED, density_of_levels
 
 if TYPE_CHECKING:
     from .refusal import Refusal
@@ -50,6 +51,9 @@ CLIPPED = 254
 
 NOISE_PX = 512
 """Side of the window in the middle in which grain is measured."""
+
+Planes = npt.NDArray[np.uint8]
+"""(3, H, W) uint8: pixels, channel by channel."""
 
 Levels = npt.NDArray[np.int16]
 """(H, W) int16: the sums of a few grey levels that are taken here have room in it, and half of int32 is to be moved."""
@@ -127,26 +131,58 @@ def measure(pixels: Pixels, scale: float | None = None) -> Quality:
     height, width = pixels.shape[:2]
     scale = max(1.0, max(height, width) / WORK_PX if scale is None else scale)
     size = (max(1, round(width / scale)), max(1, round(height / scale)))
-    reduced = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
-    # Channel by channel in memory: what follows takes half the time so.
-    small = np.ascontiguousarray(reduced.transpose(2, 0, 1)).transpose(1, 2, 0)
-    density = optical_density(small)
-    field = [_percentile(small[:, :, c], 0.95) for c in range(3)]
-    saturated = [pixels[:, :, c] >= CLIPPED for c in range(3)]  # (H, W) bool
-    most = max(np.count_nonzero(channel) for channel in saturated)
-    white = np.count_nonzero(saturated[0] & saturated[1] & saturated[2]) if most else 0
+    reduced = _reduced(Image.fromarray(pixels), size)
+    planes = _planes(pixels)
+    clipped = [np.count_nonzero(plane >= CLIPPED) for plane in planes]
+    white = np.count_nonzero(planes.min(axis=0) >= CLIPPED) if min(clipped) else 0
     top, left = max(0, (height - NOISE_PX) // 2), max(0, (width - NOISE_PX) // 2)
+    counts = np.array(reduced.histogram()).reshape(3, 256)  # of each grey level
+    below = counts.cumsum(axis=1)
+    field = [int(np.searchsorted(below[c], 0.95 * below[c, -1])) for c in range(3)]
+    densities = [density_of_levels(level) for level in field]
+    small = _planes(np.asarray(reduced))
     return Quality(
         brightness=float(max(field)),
         white=white / (height * width),
-        clipped=most / (height * width),
+        clipped=max(clipped) / (height * width),
         cast=min(field) / max(1, *field),
-        noise=noise(pixels[top : top + NOISE_PX, left : left + NOISE_PX, 1]),
-        stained=np.count_nonzero(density[:, :, 1] > STAINED) / (size[0] * size[1]),
-        contrast=_percentile(density[:, :, 1], 0.99) / 1000,
-        purple=_percentile(purple(density), 0.99) / 1000,
-        sharpness=sharpness(small),
+        noise=noise(planes[1][top : top + NOISE_PX, left : left + NOISE_PX]),
+        stained=int(counts[1][densities[1] > STAINED].sum()) / (size[0] * size[1]),
+        contrast=int(densities[1][_darkest(counts[1], 0.99)]) / 1000,
+        purple=_percentile(_purple(small, densities), 0.99) / 1000,
+        sharpness=_sharpness(small),
     )
+
+
+def _planes(pixels: Pixels) -> Planes:
+    """Lay each channel out by itself: what follows takes a fraction of the time so."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _reduced(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Reduce by areas, as ``resize`` does with its box filter: in one direction, rounded, then in the other.
+
+    For halving a square, which is what a prepared picture of 224 pixels needs, Pillow has another way that gives the
+    same bits in half of the time.
+    """
+    if picture.width == picture.height == 2 * size[0]:
+        return picture.reduce((2, 1)).reduce((1, 2))
+    return picture.resize(size, Image.Resampling.BOX)
+
+
+def _darkest(counts: npt.NDArray[np.int64], share: float) -> int:
+    """Return the brightest grey level that at least `share` of the values reach, from how many have each: (256,)."""
+    above = counts[::-1].cumsum()
+    return 255 - int(np.searchsorted(above, share * above[-1]))
+
+
+def _purple(planes: Planes, densities: Sequence[npt.NDArray[np.int32]]) -> Levels:
+    """Return `stain.purple` of pixels from the densities of their grey levels, which have room in int16."""
+    red, green, blue = (table.astype(np.int16) for table in densities)
+    found: Levels = green.take(planes[1])
+    found -= blue.take(planes[2])
+    found -= (red // 4).take(planes[0])
+    return np.maximum(found, 0, out=found)
 
 
 def sharpness(pixels: Pixels) -> float:
@@ -155,33 +191,45 @@ def sharpness(pixels: Pixels) -> float:
     Args:
         pixels: (H, W, 3) uint8.
     """
-    channels = pixels.astype(np.int16)
-    grey = channels[:, :, 0] + 2 * channels[:, :, 1] + channels[:, :, 2]  # 0..1020
+    return _sharpness(_planes(pixels))
+
+
+def _sharpness(planes: Planes) -> float:
+    grey = planes[1].astype(np.int16)  # 0..1020
+    grey += grey
+    grey += planes[0]
+    grey += planes[2]
     across = round(RISE_PX / math.sqrt(2))
     return min(
         _steepness(grey, 0, 1, RISE_PX),
         _steepness(grey, 1, 0, RISE_PX),
         _steepness(grey, 1, 1, across) / math.sqrt(2),  # one step across is that much longer
-        _steepness(grey[:, ::-1], 1, 1, across) / math.sqrt(2),
+        _steepness(grey, 1, -1, across) / math.sqrt(2),
     )
 
 
 def _steepness(grey: Levels, down: int, right: int, steps: int) -> float:
     """Look in one direction: `down` rows and `right` columns a step, `steps` of them a rise."""
-    height, width = grey.shape[0] - down * steps, grey.shape[1] - right * steps
-    if height < 1 or width < 1:
+    if grey.shape[0] <= down * steps or grey.shape[1] <= abs(right) * steps:
         return 0.0
-    before = grey[:height, :width]
-    rise = grey[down * steps :, right * steps :] - before
+    rise = np.subtract(*_apart(grey, down * steps, right * steps))
     np.abs(rise, out=rise)
-    step = grey[down:, right:] - grey[: grey.shape[0] - down, : grey.shape[1] - right]
-    np.abs(step, out=step)
-    steepest = step[:height, :width].copy()
-    for i in range(1, steps):
-        np.maximum(steepest, step[i * down : i * down + height, i * right : i * right + width], out=steepest)
+    steepest = np.subtract(*_apart(grey, down, right))
+    np.abs(steepest, out=steepest)
+    seen = 1
+    while seen < steps:  # of each step and those that follow it, twice as many each time
+        more = min(seen, steps - seen)
+        steepest = np.maximum(*_apart(steepest, more * down, more * right))
+        seen += more
     strong = rise >= max(_percentile(rise, 1 - STEEPEST), 4 * MIN_RISE)
     whole = int(rise[strong].sum())
     return min(1.0, int(steepest[strong].sum()) / whole) if whole else 0.0
+
+
+def _apart(values: Levels, down: int, right: int) -> tuple[Levels, Levels]:
+    """Return all pairs of values that are `down` rows, 0 or more, and `right` columns apart, as two views."""
+    bottom, left, width = values.shape[0] - down, max(0, -right), values.shape[1] - abs(right)
+    return values[:bottom, left : left + width], values[down:, left + right : left + right + width]
 
 
 def noise(channel: npt.NDArray[np.uint8]) -> float:
@@ -194,15 +242,31 @@ def noise(channel: npt.NDArray[np.uint8]) -> float:
     """
     if min(channel.shape) < 3:
         return 0.0
-    levels = channel.astype(np.int16)  # second differences twice: at most 2040
-    steps = levels[1:] - levels[:-1]
-    rows = steps[1:] - steps[:-1]
-    steps = rows[:, 1:] - rows[:, :-1]
-    both = steps[:, 1:] - steps[:, :-1]
+    rows = _bent(channel.astype(np.int16))
+    both = _bent(rows.T).T  # second differences twice: at most 2040
     return _percentile(np.abs(both, out=both), 0.5) / (6 * 0.6745)
 
 
-def _percentile(values: npt.NDArray[np.integer], share: float) -> int:
-    """Return the smallest whole number that at least `share` of the values do not exceed."""
-    below = np.bincount(values.ravel()).cumsum()
-    return int(np.searchsorted(below, share * below[-1]))
+def _bent(levels: Levels) -> Levels:
+    """Return the second differences along the columns, in little memory: new pages would cost more than the sums."""
+    bent: Levels = levels[2:] + levels[:-2]
+    bent -= levels[1:-1]
+    bent -= levels[1:-1]
+    return bent
+
+
+def _percentile(values: npt.NDArray[np.int16], share: float) -> int:
+    """Return the smallest whole number that at least `share` of the values, 0 or more, do not exceed.
+
+    By halving the interval that holds it: ten rounds of comparing and counting cost no more than a histogram of a few
+    thousand values, and of many small ones a half.
+    """
+    wanted = share * values.size
+    low, high = -1, int(values.max())
+    while high - low > 1:
+        middle = (low + high) // 2
+        if np.count_nonzero(values <= middle) < wanted:
+            low = middle
+        else:
+            high = middle
+    return high

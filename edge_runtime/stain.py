@@ -42,7 +42,13 @@ def optical_density(pixels: Pixels) -> Density:
     for c in range(3):
         darker = np.bincount(pixels[:, :, c].ravel(), minlength=256).cumsum()
         white = int(np.searchsorted(darker, 0.95 * darker[-1]))
-        density[:, :, c] = (_TABLE - _TABLE[white]).clip(0)[pixels[:, :, c]]
+        density[:, :, c] = density_of_levels(white)[pixels[:, :, c]]
+    return density
+
+
+def density_of_levels(white: int) -> npt.NDArray[np.int32]:
+    """Return the density of each grey level of a channel whose empty field has the level `white`: (256,) int32."""
+    density: npt.NDArray[np.int32] = (_TABLE - _TABLE[white]).clip(0)
     return density
 
 

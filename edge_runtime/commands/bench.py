@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import LeukoscopeError, UsageError
 from ..guard import complain, plain
-from .opening import add_command, quiet_engine, read_trust_option, trust_option
+from .opening import add_command, quiet_libraries, read_trust_option, trust_option
 from .output import FAILED, Bar
 
 if TYPE_CHECKING:
@@ -73,14 +73,6 @@ def _bench(options: argparse.Namespace) -> int:
     for model in models:
         try:
             found = _measure(open_bundle(model, trust), options.rounds)
-            kept = None
-            if found.best is not None and not options.dry_run:
-                kept = path
-                if path is None:
-                    complain("not remembered: no home is known (set LEUKOSCOPE_CONFIG=FILE)", "warning")
-                else:
-                    best = found.best
-                    remember({found.bundle_id: Choice(best.engine, best.threads, round(best.p50_ms, 4))}, path)
         except UsageError:
             raise
         except LeukoscopeError as error:
@@ -90,6 +82,18 @@ def _bench(options: argparse.Namespace) -> int:
                 print(report.json_line({"model": model, "best": None, "error": str(error)}))
             continue
         failures += found.best is None
+        kept = None
+        if found.best is not None and not options.dry_run:
+            best = found.best
+            try:  # apart from measuring: what was measured is told, remembered or not
+                if path is None:
+                    complain("not remembered: no home is known (set LEUKOSCOPE_CONFIG=FILE)", "warning")
+                else:
+                    remember({found.bundle_id: Choice(best.engine, best.threads, round(best.p50_ms, 4))}, path)
+                    kept = path
+            except LeukoscopeError as error:
+                failures += 1
+                complain(f"not remembered: {error}")
         if found.best is not None and not found.best.steady:
             complain(f"{found.bundle_id}: {UNSTEADY}", "warning")
         print(report.json_line(_facts(model, found, here, kept)) if options.json else _text(found, here, kept))
@@ -104,7 +108,7 @@ def _measure(bundle: Any, rounds: int) -> Bench:
 
     bar = Bar(rounds, silent=False)
     try:
-        with quiet_engine():
+        with quiet_libraries():
             return bench(bundle, rounds, usable_cpus(), lambda done, _: bar.show(done))
     finally:
         bar.clear()
@@ -140,7 +144,7 @@ def _text(found: Bench, here: dict[str, Any], kept: Path | None) -> str:
     lines = [
         plain(f"{found.bundle_id} on {here['cpu']}, {here['cpus']} CPUs"),
         f"{WARM_UP} runs to warm up, then {found.rounds} turns of {SETTLE} uncounted and {TURN} counted runs; "
-        "one inference, ms:",
+        "one answer (inference, and whether to decline), ms:",
         f"  {'engine':<28}{'threads':>8}{'p50':>9}{'p90':>9}{'p99':>9}",
         *map(_line, found.rows),
     ]

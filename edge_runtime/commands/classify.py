@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ImageError, LeukoscopeError, UsageError
 from ..guard import complain
-from .opening import add_command, engine_options, model_option, open_classifier, trust_option
+from .opening import add_command, engine_options, model_option, open_classifier, quiet_libraries, trust_option
 from .output import FAILED, Bar, writer
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def _classify(options: argparse.Namespace) -> int:
         write = stack.enter_context(writer(options.output))
         if options.csv:
             write(report.csv_header(manifest, options.explain))
+        stack.enter_context(quiet_libraries())
         bar = Bar(len(pictures), silent=options.output is None and sys.stdout.isatty())
         stack.callback(bar.clear)
         for place, name in enumerate(pictures):

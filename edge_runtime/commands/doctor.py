@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from .opening import add_command, quiet_engine
+from .opening import add_command, quiet_libraries
 from .output import FAILED
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _doctor(options: argparse.Namespace) -> int:
     counts = dict.fromkeys((device.OK, device.WARNING, device.FAILED), 0)
     checks = device.examine(device.Device())
     while True:
-        with quiet_engine():
+        with quiet_libraries():
             check = next(checks, None)
         if check is None:
             break

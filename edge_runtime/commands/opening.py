@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from .. import DEFAULT_MODEL, TRUST_VARIABLE
 from ..guard import Parser, complain
@@ -14,6 +15,7 @@ from ..guard import Parser, complain
 if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..classifier import Classifier
+    from ..frames import Layer
     from ..trust import Trust
 
 if TYPE_CHECKING:
@@ -56,13 +58,18 @@ def model_option(parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL) 
 
 
 def engine_options(parser: argparse.ArgumentParser, threads: int | None = None) -> None:
-    """Add ``--engine`` and ``--threads``, with a default for the latter."""
+    """Add ``--engine``, ``--threads``, with a default for it, and ``--isolate``."""
     parser.add_argument(
         "--engine", choices=ENGINE_NAMES, help="default: as bench chose here, else the first that is installed"
     )
-    usual = "likewise, else the CPUs, at most 4" if threads is None else threads
+    usual = "likewise, else all CPUs but one, at most 4" if threads is None else threads
     parser.add_argument(
         "--threads", type=int, default=threads, metavar="N", help=f"for one inference; default: {usual}"
+    )
+    parser.add_argument(
+        "--isolate",
+        action="store_true",
+        help="for bundles of untrusted authors: run the engine in a process that can neither reach files nor network",
     )
 
 
@@ -100,11 +107,22 @@ def open_classifier(model: str, options: argparse.Namespace) -> Classifier:
     engine, threads = options.engine, options.threads
     if engine is None and threads is None:
         engine, threads = _remembered(bundle)
-    with quiet_engine():
-        classifier = Classifier.open(bundle, engine, threads)
+    with quiet_libraries():
+        classifier = Classifier.open(bundle, engine, threads, isolate=options.isolate)
+    if classifier.engine.layers is not None:
+        _tell(classifier.engine.layers)
     if not classifier.bundle.manifest.parity_passed:
         complain(f"{classifier.bundle.id} did not pass its parity gates: trust it less than its metrics", "warning")
     return classifier
+
+
+def _tell(layers: tuple[Layer, ...]) -> None:
+    """Say what holds an isolated engine in, and warn of what does not."""
+    held = ", ".join(layer.name + (f" ({layer.detail})" if layer.detail else "") for layer in layers if layer.held)
+    complain(f"the engine is isolated by: {held or 'a process of its own alone'}", "note")
+    for layer in layers:
+        if not layer.held:
+            complain(f"isolation without {layer.name}: {layer.detail}", "warning")
 
 
 def _remembered(bundle: Bundle) -> tuple[str | None, int | None]:
@@ -120,22 +138,35 @@ def _remembered(bundle: Bundle) -> tuple[str | None, int | None]:
 
 
 @contextmanager
-def quiet_engine() -> Iterator[None]:
-    """Keep the engines' own remarks ("INFO: Created ... delegate") off standard error while a model is loaded.
+def quiet_libraries() -> Iterator[None]:
+    """Keep what C and C++ libraries write to file descriptor 2 off standard error; what Python writes there stays.
 
-    They are written by C++ to file descriptor 2 and no setting silences them. Errors arrive as exceptions all the same.
-    Only the command line does this: in a library it would mute the host program's other threads.
+    Engines remark ("INFO: Created ... delegate") and libtiff complains ("LZWDecode: Not enough data"), and no setting
+    silences them; errors arrive as exceptions all the same. Only the command line does this: in a library it would mute
+    the host program's other threads.
     """
     try:
         kept = os.dup(2)
     except OSError:  # no standard error at all
         yield
         return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    nowhere, stream = os.open(os.devnull, os.O_WRONLY), sys.stderr
     try:
+        if _leads_to(stream, 2):
+            sys.stderr = os.fdopen(kept, "w", 1, stream.encoding, stream.errors, closefd=False)
         os.dup2(nowhere, 2)
         yield
     finally:
+        if sys.stderr is not stream:
+            sys.stderr.flush()
+            sys.stderr = stream
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def _leads_to(stream: TextIO | None, descriptor: int) -> bool:
+    try:
+        return stream is not None and stream.fileno() == descriptor
+    except (OSError, ValueError):  # a stream without one, or closed
+        return False

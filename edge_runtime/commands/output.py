@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
@@ -69,3 +70,30 @@ class Bar(TerminalLine):
         if self._shown:
             filled = 30 * done // self._total
             self.draw(f"[{'#' * filled}{'.' * (30 - filled)}] {done}/{self._total}")
+
+
+class Pace(Bar):
+    """A progress bar for long work: with pictures per second and the time that is left."""
+
+    def __init__(self, total: int, before: int, silent: bool) -> None:
+        super().__init__(total, silent)
+        self._before, self._start_s, self._last_s = before, time.monotonic(), 0.0
+
+    def show(self, done: int) -> None:
+        """Draw it with `done` of the pictures behind, `before` of which were so already; a few times a second."""
+        now_s = time.monotonic()
+        if not self._shown or now_s - self._last_s < 0.2:
+            return
+        self._last_s = now_s
+        filled = 30 * done // self._total
+        pace = (done - self._before) / max(now_s - self._start_s, 1e-9)
+        left = f", {_duration((self._total - done) / pace)} left" if pace > 0 else ""
+        self.draw(f"[{'#' * filled}{'.' * (30 - filled)}] {done:,}/{self._total:,}, {pace:.0f}/s{left}")
+
+
+def _duration(seconds: float) -> str:
+    """Say a time for people: 45 s, 12 min, 3 h 20 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import EngineError, ImageError
 from ..guard import complain, plain
-from .opening import add_command, engine_options, model_option, open_classifier, trust_option
+from .opening import add_command, engine_options, model_option, open_classifier, quiet_libraries, trust_option
 from .output import FAILED, Bar, Write
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def _scan(options: argparse.Namespace) -> int:
     tally, write = Tally(classifier.bundle.manifest), Write(sys.stdout)
     with ExitStack() as stack:
         files = None if options.out is None else stack.enter_context(scan_files(Path(options.out), classifier.bundle))
+        stack.enter_context(quiet_libraries())
         silent = options.json and sys.stdout.isatty()
         bar = Bar(len(pictures), silent)
         stack.callback(bar.clear)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import LeukoscopeError, UsageError
 from ..guard import complain
-from .opening import add_command, engine_options, open_classifier, trust_option
+from .opening import add_command, engine_options, open_classifier, quiet_libraries, trust_option
 from .output import FAILED
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def _verify(options: argparse.Namespace) -> int:
     for model in models:
         try:
             classifier = open_classifier(model, options)
-            found = verify(classifier)
+            with quiet_libraries():
+                found = verify(classifier)
         except UsageError:
             raise
         except LeukoscopeError as error:

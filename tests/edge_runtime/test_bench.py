@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -31,9 +32,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, object]]:
     """Return the (engine, threads) that classifiers are opened with, as they are."""
     real, seen = Classifier.open.__func__, []  # type: ignore[attr-defined]
 
-    def note(cls, model, engine=None, threads=None, trust=None):
+    def note(cls, model, engine=None, threads=None, trust=None, isolate=False):
         seen.append((engine, threads))
-        return real(cls, model, engine, threads, trust)
+        return real(cls, model, engine, threads, trust, isolate)
 
     monkeypatch.setattr(Classifier, "open", classmethod(note))
     return seen
@@ -249,3 +250,16 @@ def test_package_versions_are_those_of_the_records() -> None:
 
     assert machine.package_version("ai_edge_litert") == version("ai-edge-litert")
     assert machine.package_version("json") == "unknown" and machine.package_version("no_such_module") is None
+
+
+def test_what_is_timed_is_the_whole_answer(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Classifier._judge_pixels
+
+    def slow_to_judge(classifier: Classifier, pixels, plain):
+        time.sleep(0.05 if classifier.engine.threads == 2 else 0)
+        return real(classifier, pixels, plain)
+
+    monkeypatch.setattr(Classifier, "_judge_pixels", slow_to_judge)
+    found = bench(open_bundle(both), 3, 2)
+    assert all(row.p50_ms >= 50 for row in found.rows if row.threads == 2)
+    assert found.best is not None and found.best.threads == 1

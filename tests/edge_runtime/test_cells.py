@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from edge_runtime import cells, masks, nuclei, red_cells
 from edge_runtime.cells import FIELD_PX, FieldCells, central_cell, find_cells
 from train.morphology import MORPHOLOGIES
 from train.render import Rendering, render_cell, render_field
@@ -164,3 +165,47 @@ def test_masks_of_experts(shared_data: Path) -> None:
     assert len(cell) == 100
     assert np.median(nucleus) > 0.96 and np.percentile(nucleus, 10) > 0.9
     assert np.median(cell) > 0.93 and np.percentile(cell, 10) > 0.84
+
+
+def plain_distance(mask: np.ndarray, limit: int) -> np.ndarray:
+    if not mask.any():
+        return np.full(mask.shape, limit, np.float32)
+    return ndimage.distance_transform_edt(~mask).clip(max=limit).astype(np.float32)
+
+
+def plain_labels(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    return ndimage.label(mask)
+
+
+def plain_way(cost: np.ndarray, seed: np.ndarray, rounds: int) -> np.ndarray:
+    total = np.where(seed, 0, cost.sum() + 1)
+    for _ in range(rounds):
+        for _ in range(2):  # along columns, then along rows
+            for _ in range(2):  # down, then up
+                summed = np.cumsum(cost, 0)
+                total = (np.minimum.accumulate(total - summed, 0) + summed)[::-1]
+                cost = cost[::-1]
+            total, cost = total.T, cost.T
+    return total
+
+
+def test_the_fast_way_finds_what_the_plain_way_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [render_field("Benign", np.random.default_rng(seed), px).pixels for seed, px in ((0, 300), (1, 448))]
+    pictures.append(np.random.default_rng(2).integers(0, 256, (120, 200, 3), dtype=np.uint8))
+    crops = [render_cell(kind, np.random.default_rng(3), 224).pixels for kind in ("neutrophil", "blast")]
+    fast = [find_cells(picture) for picture in pictures], [central_cell(crop) for crop in crops]
+    assert any(field.cells for field in fast[0])
+    plain = {"distance_to": plain_distance, "label_components": plain_labels, "cheapest_way": plain_way}
+    used = set()
+    for module in (cells, masks, nuclei, red_cells):
+        for name, function in plain.items():
+            if hasattr(module, name):
+                used.add(name)
+                monkeypatch.setattr(module, name, function)
+    assert used == set(plain)
+    for picture, found in zip(pictures, fast[0], strict=True):
+        wanted = find_cells(picture)
+        assert found.cells == wanted.cells and found.red_cell_px == wanted.red_cell_px
+        assert np.array_equal(found.labels, wanted.labels) and np.array_equal(found.nuclei, wanted.nuclei)
+    for crop, masked in zip(crops, fast[1], strict=True):
+        assert np.array_equal(central_cell(crop).cell, masked.cell)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from bundle_maker import TINY_IO, smear, tiny, tiny_bundle, tiny_openvino
 
-from edge_runtime import engines, graphs, machine
+from edge_runtime import engines, graphs
 from edge_runtime.bundle import open_bundle
 from edge_runtime.commands.opening import ENGINE_NAMES
 from edge_runtime.engines import ENGINES, Engine, installed_engines, open_engine
@@ -110,11 +110,10 @@ def test_usage_errors_are_named() -> None:
             open_engine("litert", tiny("int8"), TINY_IO, threads)
 
 
-def test_the_default_number_of_threads_is_at_most_four(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert engines._threads(None) == 4
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {0}, raising=False)
-    assert engines._threads(None) == 1
+@pytest.mark.parametrize(("cpus", "threads"), [(1, 1), (2, 1), (3, 2), (4, 3), (5, 4), (64, 4)])
+def test_a_core_is_left_for_judging_by_default(monkeypatch: pytest.MonkeyPatch, cpus: int, threads: int) -> None:
+    monkeypatch.setattr(engines, "usable_cpus", lambda: cpus)
+    assert open_engine("litert", tiny("int8"), TINY_IO).threads == threads
 
 
 def test_without_any_engine_the_answer_is_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,16 @@ def test_distances_are_euclidean_up_to_the_limit(seed: int) -> None:
         np.testing.assert_allclose(distance_to(mask, limit), exact.clip(max=limit), atol=1e-5)
 
 
+@pytest.mark.parametrize("limit", [1, 2, 126, 127, 128, 300])  # int16 has room for the squares up to 127
+def test_distances_are_the_nearest_float32_whatever_holds_their_squares(limit: int) -> None:
+    for shape in ((1, 1), (1, 400), (400, 1), (170, 230)):
+        mask = np.zeros(shape, bool)
+        mask[shape[0] // 3, shape[1] // 4] = True
+        exact = ndimage.distance_transform_edt(~mask).clip(max=limit).astype(np.float32)
+        found = distance_to(mask, limit)
+        assert found.dtype == np.float32 and np.array_equal(found, exact)
+
+
 def test_distance_to_nothing_is_the_limit() -> None:
     assert (distance_to(np.zeros((5, 7), bool), 9) == 9).all()
     assert distance_to(np.ones((1, 1), bool), 3) == 0
@@ -98,6 +108,27 @@ def test_cheapest_way_is_dijkstras(seed: int) -> None:
     assert np.array_equal(found, exact)
     few = cheapest_way(cost, start, rounds=2)
     assert (few >= found).all() and (few > found).any()
+
+
+@pytest.mark.parametrize("scale", [1, 10**6])  # int32 has room for the small costs only
+def test_cheapest_way_has_the_same_numbers_in_little_memory(scale: int) -> None:
+    random = np.random.default_rng(0)
+    cost = scale * random.integers(1, 10_000, (70, 90))
+    seed = random.random(cost.shape) < 0.01
+    found = cheapest_way(cost, seed, 8)
+    assert found.dtype == np.int64 and np.array_equal(found, accumulated_way(cost, seed, 8))
+
+
+def accumulated_way(cost: np.ndarray, seed: np.ndarray, rounds: int) -> np.ndarray:
+    """Do what `cheapest_way` does with numpy's ``accumulate``."""
+    total = np.where(seed, 0, cost.sum() + 1)
+    for _ in range(rounds):
+        for axis in (0, 1):
+            for way in (1, -1):
+                flip = (slice(None, None, way),) if axis == 0 else (slice(None), slice(None, None, way))
+                summed = np.cumsum(cost[flip], axis)
+                total = (np.minimum.accumulate(total[flip] - summed, axis) + summed)[flip]
+    return total
 
 
 def test_highest_around_is_a_maximum_filter() -> None:

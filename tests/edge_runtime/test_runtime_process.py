@@ -37,6 +37,8 @@ HEAVY = (
     "starlette",
     "uvicorn",
     "prometheus_client",
+    "pyarrow",
+    "ray",
 )
 
 
@@ -49,7 +51,14 @@ def imported(*arguments: object) -> set[str]:
 
 
 def test_help_imports_neither_numpy_nor_an_engine() -> None:
-    for arguments in (["--help"], ["classify", "--help"], ["serve", "--help"], ["--version"], ["nonsense"]):
+    for arguments in (
+        ["--help"],
+        ["classify", "--help"],
+        ["serve", "--help"],
+        ["archive", "--help"],
+        ["--version"],
+        ["nonsense"],
+    ):
         assert not imported(*arguments) & set(HEAVY), arguments
 
 

@@ -1,0 +1,88 @@
+"""Demands: what decoding a picture would take, known from its header, and whether that is too much.
+
+What comes in is a picture that Pillow has opened but not decoded; what goes out is nothing, or an `ImageError`. A file
+of 30 bytes may state 13 000 x 13 000 pixels and take 2.6 GB, and one of 13 KB may ask for a thousand passes over them:
+on a small board the first one kills the program, and the second one stops it. The fixed limit of pixels is in
+``preprocess``.
+"""
+
+from __future__ import annotations
+
+import re
+
+from PIL import Image
+
+from .errors import ImageError
+from .room import room_bytes
+
+MAX_JPEG_SCANS = 100
+"""A progressive JPEG has about 10 scans, each a pass over all its pixels. libtiff refuses more than 100, too."""
+
+DECODER_BYTES = {"JPEG": 1, "MPO": 1, "PNG": 1, "TIFF": 4, "BMP": 1, "WEBP": 10}
+"""What a decoder holds beside the picture, bytes per pixel; a progressive JPEG `COEFFICIENT_BYTES` more."""
+
+COEFFICIENT_BYTES = 8
+
+CONVERSION_BYTES = {"RGB": 4, "L": 4, "P": 4, "1": 4, "CMYK": 4, "I;16": 8, "I": 9}
+"""What becoming upright RGB, or being cut, takes beside the picture, bytes per pixel of this mode."""
+
+BLENDING_BYTES = 16
+"""The same for a picture with transparency, and for modes that are not in the table."""
+
+FREE_BYTES = 64 * 1024 * 1024
+"""Pictures that take less are not worth asking the kernel."""
+
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+
+
+def check_demands(picture: Image.Image, encoded: bytes, name: str) -> None:
+    """Refuse a picture that would take too much time or more memory than there is.
+
+    Args:
+        picture: opened, not decoded.
+        encoded: its file.
+        name: what errors call it.
+
+    Raises:
+        ImageError: it would.
+    """
+    # The first count is quick and never too small: the second one is only for files that look bad.
+    if picture.format in ("JPEG", "MPO") and encoded.count(b"\xff\xda") > MAX_JPEG_SCANS:
+        scans = jpeg_scans(encoded)
+        if scans > MAX_JPEG_SCANS:
+            raise ImageError(f"{name}: too slow to decode", got=f"{scans} scans", expected=f"at most {MAX_JPEG_SCANS}")
+    needed = picture.width * picture.height * bytes_per_pixel(picture)
+    if needed < FREE_BYTES:
+        return
+    free = room_bytes()
+    if free is not None and needed > free:
+        raise ImageError(
+            f"{name}: too large for this machine's memory",
+            got=f"{picture.width} x {picture.height} pixels, about {needed / 1e6:.0f} MB",
+            expected=f"at most the {free / 1e6:.0f} MB that are free",
+            todo="cut it into fields",
+        )
+
+
+def bytes_per_pixel(picture: Image.Image) -> int:
+    """Return how much memory decoding takes at its peak, about, and rather too much; bytes per pixel."""
+    own = 4 if len(picture.getbands()) > 1 or picture.mode == "I" else 2
+    decoder = DECODER_BYTES.get(picture.format or "", max(DECODER_BYTES.values()))
+    if picture.info.get("progressive"):
+        decoder += COEFFICIENT_BYTES
+    if picture.has_transparency_data:
+        return own + decoder + BLENDING_BYTES
+    return own + decoder + CONVERSION_BYTES.get(picture.mode, BLENDING_BYTES)
+
+
+def jpeg_scans(encoded: bytes) -> int:
+    """Count the scans of a JPEG, up to its end: what stands in segments or behind is none."""
+    scans, place = 0, 2
+    while found := _MARKER.search(encoded, place):
+        marker, place = found[1][0], found.end()
+        if marker == 0xD9:
+            break
+        scans += marker == 0xDA
+        if marker not in (0x01, 0xD8):  # these two have no length
+            place += int.from_bytes(encoded[place : place + 2], "big")
+    return scans

@@ -1,0 +1,102 @@
+"""Contests: ways in processes of their own take turns, and one that fails or changes its answer is named."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.contest import ContestError, Way, contest
+
+WAYS = """
+import os, sys, time
+
+def sleeper(seconds):
+    def run():
+        time.sleep(seconds)
+        return seconds
+    print("this must not reach the pipe")
+    return run, lambda found: {"slept": found}
+
+def spinner(seconds, cpu):
+    os.sched_setaffinity(0, {cpu})
+    def run():
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
+            pass
+    return run, lambda found: "spun"
+
+def counter():
+    state = []
+    def run():
+        state.append(0)
+        return len(state) > 12
+    return run, bool
+
+def broken():
+    raise RuntimeError("no model here")
+
+def dying():
+    sys.stderr.write("last words\\n")
+    sys.stderr.flush()
+    os._exit(3)
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Return a file of ways."""
+    path = tmp_path / "ways.py"
+    path.write_text(WAYS, encoding="utf-8")
+    return path
+
+
+def test_ways_are_timed_in_turns(file: Path) -> None:
+    ways = [Way(name, file, "sleeper", {"seconds": s}) for name, s in (("short", 0.001), ("long", 0.004))]
+    found = contest(ways, rounds=4, runs=3, not_counted=1, warmup=1)
+    assert list(found) == ["short", "long"]
+    for name, least_ms in (("short", 1.0), ("long", 4.0)):
+        outcome = found[name]
+        assert outcome.times_ms.shape == (4, 3)
+        assert outcome.times_ms.min() >= least_ms and outcome.first_ms >= least_ms and outcome.load_ms > 0
+        assert outcome.answer == {"slept": least_ms / 1000}
+        assert 3 < outcome.peak_rss_mb < 100  # its own, not that of the process that started it
+    assert found["short"].times_ms.min() < found["long"].times_ms.min()
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this system does not tell who waits")
+def test_what_is_waited_for_another_program_is_told_apart(file: Path) -> None:
+    cpu = max(os.sched_getaffinity(0))
+    rival = f"import os\nos.sched_setaffinity(0, {{{cpu}}})\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", rival]) as process:
+        try:
+            way = Way("spinner", file, "spinner", {"seconds": 0.02, "cpu": cpu})
+            found = contest([way], rounds=10, runs=3, not_counted=0, warmup=1)["spinner"]
+        finally:
+            process.kill()
+    assert np.median(found.times_ms) > 1.3 * 20  # the rival gets its share
+    own = np.median(found.times_ms - found.waited_ms)
+    assert 0.99 * 20 <= own < 1.1 * 20
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        ("counter", "counter: ValueError: another answer: True, before False"),
+        ("broken", "broken: RuntimeError: no model here"),
+        ("dying", "dying: ended with status 3: last words"),
+        ("absent", "absent: AttributeError"),
+    ],
+)
+def test_a_way_that_fails_is_named(file: Path, function: str, says: str) -> None:
+    with pytest.raises(ContestError, match=says):
+        contest([Way(function, file, function)], rounds=5)
+
+
+def test_an_environment_that_is_missing_is_named(file: Path) -> None:
+    with pytest.raises(ContestError, match="other: cannot be started"):
+        contest([Way("other", file, "sleeper", {"seconds": 0}, python="/no/such/python")], rounds=1)

@@ -1,0 +1,138 @@
+"""Pictures that would take too much time or memory are refused by their headers; the estimate is not too low."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundle_maker import encoded, smear
+from PIL import Image
+
+from edge_runtime import demands
+from edge_runtime.demands import jpeg_scans
+from edge_runtime.errors import ImageError
+from edge_runtime.preprocess import decode
+from edge_runtime.room import room_bytes
+
+FIELD = Image.fromarray(smear(48, 3))
+
+
+def put(root: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    return root
+
+
+MEMINFO = {"proc/meminfo": "MemTotal: 4000000 kB\nMemAvailable: 2000000 kB\n"}
+
+
+def test_memory_is_the_least_of_machine_and_control_group(tmp_path: Path) -> None:
+    assert room_bytes(put(tmp_path / "bare", MEMINFO)) == 2_000_000 * 1024
+    group = "sys/fs/cgroup/system.slice/watch.service"
+    service = {
+        "proc/self/cgroup": "0::/system.slice/watch.service\n",
+        f"{group}/memory.max": "536870912\n",
+        f"{group}/memory.current": "436870912\n",
+        f"{group}/memory.stat": "anon 1\ninactive_file 50000000\n",
+    }
+    assert room_bytes(put(tmp_path / "service", MEMINFO | service)) == 150_000_000
+    unlimited = service | {f"{group}/memory.max": "max\n"}
+    assert room_bytes(put(tmp_path / "unlimited", MEMINFO | unlimited)) == 2_000_000 * 1024
+    assert room_bytes(tmp_path / "nobody says") is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux' own")
+def test_memory_heeds_the_process_own_limit() -> None:
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30));"
+        "from edge_runtime.room import room_bytes; print(room_bytes())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 2**29 < int(done.stdout) < 2**30
+
+
+def test_a_picture_larger_than_the_memory_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = encoded(Image.new("L", (6000, 6000)), "PNG")
+    monkeypatch.setattr(demands, "room_bytes", lambda: 100_000_000)
+    monkeypatch.setattr(Image.Image, "load", lambda picture: pytest.fail("decoded"))
+    with pytest.raises(ImageError) as caught:
+        decode(large, "x")
+    assert str(caught.value) == (
+        "x: too large for this machine's memory: got 6000 x 6000 pixels, about 252 MB, "
+        "expected at most the 100 MB that are free (cut it into fields)"
+    )
+
+
+def test_small_pictures_are_decoded_without_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demands, "room_bytes", lambda: pytest.fail("asked"))
+    assert decode(encoded(FIELD)).size == (48, 48)
+
+
+def test_where_nobody_says_how_much_there_is_everything_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demands, "room_bytes", lambda: None)
+    monkeypatch.setattr(demands, "FREE_BYTES", 1)
+    assert decode(encoded(FIELD)).size == (48, 48)
+
+
+@pytest.mark.parametrize(
+    ("options", "scans"), [({}, 1), ({"progressive": True}, 10), ({"restart_marker_blocks": 1}, 1)]
+)
+def test_scans_are_counted(options: dict[str, object], scans: int) -> None:
+    assert jpeg_scans(encoded(FIELD, "JPEG", **options)) == scans
+
+
+def test_what_looks_like_a_scan_elsewhere_is_none() -> None:
+    many = b"\xff\xda" * 200
+    assert jpeg_scans(encoded(FIELD, "JPEG", comment=many)) == 1
+    motion = encoded(FIELD, "JPEG", comment=many) + many  # a phone's film behind the picture
+    assert jpeg_scans(motion) == 1 and decode(motion).size == (48, 48)
+    for start in range(len(motion) - 2):
+        assert jpeg_scans(motion[:start] + b"\xff") <= 1  # cut anywhere, it ends
+
+
+_PEAK = """
+import io, sys
+from PIL import Image
+from edge_runtime.demands import bytes_per_pixel
+from edge_runtime.preprocess import Preprocess, decode, prepare
+def kib(key):
+    return int(next(row for row in open("/proc/self/status") if row.startswith(key)).split()[1])
+content = sys.stdin.buffer.read()
+with Image.open(io.BytesIO(content)) as picture:
+    estimate, pixels = bytes_per_pixel(picture), picture.width * picture.height
+before = kib("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")
+prepare(decode(content), Preprocess(32))
+print(estimate, 1024 * (kib("VmHWM") - before) / pixels)
+"""
+
+WIDE = Image.fromarray(np.full((2400, 2400), 1000, np.uint16))
+LARGE = Image.fromarray(smear(2400, 1))
+
+
+def _alpha() -> Image.Image:
+    alpha = LARGE.convert("RGBA")
+    alpha.putalpha(LARGE.convert("L"))
+    return alpha
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the kernel does not tell the peak")
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(lambda: encoded(LARGE, "JPEG", progressive=True, subsampling=0), id="progressive JPEG"),
+        pytest.param(lambda: encoded(LARGE.convert("CMYK"), "JPEG"), id="CMYK JPEG"),
+        pytest.param(lambda: encoded(_alpha(), "PNG", compress_level=1), id="PNG with transparency"),
+        pytest.param(lambda: encoded(WIDE, "TIFF", compression="tiff_adobe_deflate"), id="16-bit TIFF"),
+        pytest.param(lambda: encoded(_alpha(), "WEBP", quality=10, method=0), id="WebP with transparency"),
+    ],
+)
+def test_the_estimate_is_not_below_what_decoding_takes(content: object) -> None:
+    done = subprocess.run([sys.executable, "-c", _PEAK], input=content(), capture_output=True, check=True)  # type: ignore[operator]
+    estimate, peak = (float(word) for word in done.stdout.split())
+    assert 0.5 * estimate < peak <= estimate + 0.7  # the rest is code that is loaded on the way

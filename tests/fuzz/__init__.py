@@ -1,0 +1,1 @@
+"""Fuzzing: seeds, mutators that know the formats, what must hold of every case, and the runners."""
