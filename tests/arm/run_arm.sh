@@ -138,15 +138,17 @@ make_root() { # SUITE ARCHITECTURE
 # An environment for each engine. Arm gets the versions that x86 got: the processor is to be the only difference.
 install() { # SUITE ARCHITECTURE ENGINE
     local root=$work/roots/$1-$2 venv=/opt/$3 cpu=native
-    local pins=/work/roots/$1-$3.txt stamp
+    local pins=/work/roots/$1-$3.txt file stamp
+    file=/work/wheel/$(basename "$wheel")
     stamp=$(sha256sum "$wheel" | cut -d' ' -f1)
     [ "$(cat "$root$venv/.wheel" 2>/dev/null)" != "$stamp" ] || return 0
     say "the wheel with $3 into $1, $2"
     [ "$2" = amd64 ] || cpu=bare
     [ -x "$root$venv/bin/pip" ] || inside "$root" $cpu python3 -m venv "$venv"
     if [ "$2" = amd64 ]; then : >"$work/roots/$1-$3.txt"; fi
-    inside "$root" $cpu "$venv/bin/pip" install --quiet --force-reinstall --only-binary :all: --constraint "$pins" \
-        "/work/wheel/$(basename "$wheel")[$3]"
+    # What it needs, where that is not there yet, and then the wheel itself anew: its version may be the same.
+    inside "$root" $cpu "$venv/bin/pip" install --quiet --only-binary :all: --constraint "$pins" "$file[$3]"
+    inside "$root" $cpu "$venv/bin/pip" install --quiet --force-reinstall --no-deps "$file"
     if [ "$2" = amd64 ]; then inside "$root" $cpu "$venv/bin/pip" freeze --exclude leukoscope >"$work/roots/$1-$3.txt"; fi
     echo "$stamp" >"$root$venv/.wheel"
 }
