@@ -49,9 +49,9 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks cost
 	$(BIN)/python -m benchmarks side-by-side
 
-# The runtime on Arm, under emulation (docs/arm.md): needs root, and what ARM="..." says, the options of the script.
+# The runtime on Arm, under emulation (docs/arm.md): asks for root; ARM="--cpus cortex-a72" has the script's options.
 arm: $(READY)
-	tests/arm/run_arm.sh --python $(BIN)/python $(ARM)
+	$(if $(filter 0,$(shell id -u)),,sudo) tests/arm/run_arm.sh --python $(BIN)/python $(ARM)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
