@@ -49,7 +49,8 @@ def short_table() -> str:
     ]
     parts.append(markdown(("2 threads", "from pixels, p50 ms", TIMES, "from a JPEG, p50 ms", TIMES), rows))
     parts.append(start_table())
-    place = f"{machine['cores']} cores of {machine['cpu']}; in turns, each in a process of its own."
+    load = f"load {found['load_before']:.1f} before" if "load_before" in found else "the load before was not recorded"
+    place = f"{machine['cores']} cores of {machine['cpu']}, {load}; in turns, each in a process of its own."
     return "\n\n".join((f"MobileNetV2 at 224 px, on {place}", *parts))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,8 @@ def run(args: argparse.Namespace) -> None:
     if args.samples < 2 * RUNS:  # an interval needs two rounds
         raise UsageError("--samples", got=args.samples, expected=f"at least {2 * RUNS}")
     made = make_models()
-    found: dict[str, Any] = {"machine": machine(), "series": {}, "missing": dict(LEFT_OUT)}
+    load = os.getloadavg()[0]  # of others: what is measured on a busy machine says little
+    found: dict[str, Any] = {"machine": machine(), "load_before": load, "series": {}, "missing": dict(LEFT_OUT)}
     for name, rows in SERIES.items():
         found["series"][name] = {}
         rounds = args.samples // RUNS
