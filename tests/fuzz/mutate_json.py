@@ -114,5 +114,5 @@ def mutate_text(random: Random, text: bytes) -> bytes:
     if way == "behind":
         return text + random.choice((b"\0", b"{}", b"\xff", text, b" " * 2_000_000, b"]"))
     if way == "encoding":
-        return text.decode().encode(random.choice(("utf-16", "utf-32", "utf-8-sig", "utf-7")))
+        return text.decode("utf-8", "replace").encode(random.choice(("utf-16", "utf-32", "utf-8-sig", "utf-7")))
     return b" " * random.choice((10, 1_048_576)) + text if way == "blanks" else b""
