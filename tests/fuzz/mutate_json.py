@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -45,10 +44,7 @@ def written(tree: Any) -> bytes:
             return {key: marked(item) for key, item in value.items()}
         return [marked(item) for item in value] if isinstance(value, list) else value
 
-    limit = sys.get_int_max_str_digits()
-    sys.set_int_max_str_digits(0)
     text = json.dumps(marked(tree))
-    sys.set_int_max_str_digits(limit)
     for number, raw in enumerate(raws):
         text = text.replace(f'"raw {number} raw"', raw)
     return text.encode("utf-8", "surrogatepass")
