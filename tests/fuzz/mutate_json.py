@@ -65,7 +65,8 @@ def mutate_tree(random: Random, tree: Any) -> Any:
         choices = list(places(tree))
         if not choices:
             return tree
-        where, key = random.choice(choices)
+        outer = [choice for choice in choices if choice[0] is tree]  # few among many numbers, and checked the most
+        where, key = random.choice(outer if random.random() < 0.3 else choices)
         way = random.choice(("value",) * 6 + ("near", "near", "drop", "rename", "add", "wrap", "swap", "repeat"))
         if way == "value":
             where[key] = copy.deepcopy(random.choice(NASTY))
