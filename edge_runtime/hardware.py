@@ -50,7 +50,7 @@ def _cores(device: Device) -> Iterator[Check]:
         found += f", but only the time of {limit:g}"
         yield Check("cores", WARNING, found, "more threads than that only wait: let bench find the best number")
     elif not present and sys.platform == "linux":
-        todo = "let this process read /sys/devices/system/cpu: without it engines take other kernels, and round otherwise"
+        todo = "let this process read /sys/devices/system/cpu: without it engines take kernels that round otherwise"
         yield Check("cores", WARNING, found, todo)
     elif online and present and online < present:
         todo = "sudo nvpmodel -m 0" if device.is_jetson else "see /sys/devices/system/cpu/offline"
