@@ -5,25 +5,34 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import EngineError, ImageError
+from ..errors import EngineError, ImageError, UsageError
 from ..guard import complain, plain
 from .opening import add_command, engine_options, model_option, open_classifier, quiet_libraries, trust_option
 from .output import FAILED, Bar, Write
 
 if TYPE_CHECKING:
+    from ..field_workers import FieldWorkers
     from ..scan import FieldScan, Progress, Scanner
     from .opening import Commands
+
+    Looks = Callable[[Progress], Iterator[FieldScan]]
+    """Looks at one picture."""
 
 T = TypeVar("T")
 
 MODEL = "blood-cells"
 """The bundle for single cells."""
+
+MIN_PICTURES = 4
+"""With fewer, to start workers takes longer than they save."""
+
+MAX_WORKERS = 1024
 
 EXAMPLES = """\
 examples:
@@ -59,6 +68,12 @@ def add(commands: Commands) -> None:
     model_option(scan, MODEL)
     engine_options(scan, threads=1)
     trust_option(scan)
+    scan.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help=f"processes that share the pictures; default: the CPUs, 1 for fewer than {MIN_PICTURES} pictures",
+    )
     scan.set_defaults(run=_scan)
 
 
@@ -74,6 +89,8 @@ def _scan(options: argparse.Namespace) -> int:
     from ..scan_text import differential_text
     from ..slides import SLIDE_SUFFIXES
 
+    if options.workers is not None and not 1 <= options.workers <= MAX_WORKERS:
+        raise UsageError("--workers", got=options.workers, expected=f"1 to {MAX_WORKERS}")
     unlisted: list[OSError] = []
     named = find_pictures(options.pictures, unlisted.append, options.out, PICTURE_SUFFIXES | SLIDE_SUFFIXES)
     pictures = _once(named)
@@ -86,13 +103,13 @@ def _scan(options: argparse.Namespace) -> int:
         files = None if options.out is None else stack.enter_context(scan_files(Path(options.out), classifier.bundle))
         stack.enter_context(quiet_libraries())
         silent = options.json and sys.stdout.isatty()
-        bar = Bar(len(pictures), silent)
+        workers = _workers(options.workers, pictures, scanner, stack)
+        bar, tiles = Bar(len(pictures), silent), partial(_tiles, silent=silent)
         stack.callback(bar.clear)
-        for place, picture in enumerate(pictures):
+        for place, (name, looks) in enumerate(_in_turn(pictures, scanner, workers)):
             bar.show(place)
-            name = "stdin" if picture == "-" else picture
             try:
-                for field in _fields(scanner, picture, name, partial(_tiles, silent=silent)):
+                for field in looks(tiles):
                     tally.add(field)
                     if files:
                         files.add(field)
@@ -137,6 +154,49 @@ def _once(named: Sequence[str]) -> list[str]:
                     continue
         pictures.append(name)
     return pictures
+
+
+def _workers(asked: int | None, pictures: Sequence[str], scanner: Scanner, stack: ExitStack) -> FieldWorkers | None:
+    """Return worker processes, which end with the stack; None where this process does best alone."""
+    from ..machine import usable_cpus
+
+    shared = sum(map(_may_be_handed, pictures))
+    if asked is None and (shared < MIN_PICTURES or os.name != "posix"):
+        return None
+    count = min(asked or usable_cpus() // scanner.classifier.engine.threads, shared)
+    if count <= 1:
+        return None
+    from ..field_workers import FieldWorkers
+
+    workers = FieldWorkers(scanner, count)
+    stack.callback(workers.close)
+    return workers
+
+
+def _may_be_handed(picture: str) -> bool:
+    """Say whether a worker can look at it; not at pipes, which may be this process's own, and slides are not shared."""
+    from pathlib import Path
+
+    from ..slides import SLIDE_SUFFIXES
+
+    return picture != "-" and os.path.isfile(picture) and Path(picture).suffix.lower() not in SLIDE_SUFFIXES
+
+
+def _in_turn(pictures: Sequence[str], scanner: Scanner, workers: FieldWorkers | None) -> Iterator[tuple[str, Looks]]:
+    """Give the pictures' names in order, and what looks at each; workers are handed theirs before its turn comes."""
+    from ..slides import is_slide
+
+    ahead: deque[tuple[str, Looks]] = deque()
+    for picture in pictures:
+        name = "stdin" if picture == "-" else picture
+        if workers and _may_be_handed(picture) and not is_slide(picture):
+            handed = workers.hand(os.path.realpath(picture), name)  # /dev/stdin is another one there
+            ahead.append((name, partial(workers.take, handed)))
+        else:
+            ahead.append((name, partial(_fields, scanner, picture, name)))
+        if workers is None or len(ahead) >= workers.ahead:
+            yield ahead.popleft()
+    yield from ahead
 
 
 def _fields(scanner: Scanner, picture: str, name: str, progress: Progress) -> Iterator[FieldScan]:
