@@ -147,7 +147,7 @@ class FieldWorkers:
             elif kind == TILE:
                 next(shown, None)
             elif kind == LOST:
-                raise WorkersError("worker processes cannot be started", got=value)
+                raise WorkersError(value)
             elif kind == DIED:
                 self._out.popleft()
                 raise self._death(*value)
@@ -200,7 +200,7 @@ class FieldWorkers:
 
     def _started(self) -> _Worker:
         """Start a worker and wait until it has opened its model."""
-        why = ""
+        what, why, todo = "worker processes cannot be started", "", None
         for _ in range(DEATHS):
             with self._changing:
                 if self._closed:
@@ -208,20 +208,20 @@ class FieldWorkers:
                 try:
                     worker = _Worker()
                 except OSError as error:  # no more processes or files
-                    raise WorkersError(error.strerror or type(error).__name__) from None
+                    got = error.strerror or type(error).__name__
+                    raise WorkersError(what, got=got, todo="fewer --workers") from None
                 self._running.add(worker)
             try:
                 worker.link.send_bytes(self._setup)
                 message = worker.link.recv_bytes()
             except (EOFError, OSError):
-                why = self._buried(worker)[0]
+                why, todo = self._buried(worker)
                 continue
             if message[:1] == OPEN:
                 return worker
-            why = pickle.loads(message[1:])[1]
             self._buried(worker)
-            break  # it says why, and the next would say the same
-        raise WorkersError(why)
+            raise WorkersError(what, got=pickle.loads(message[1:])[1])
+        raise WorkersError(what, got=f"{why}, {DEATHS} times", todo=todo)
 
     def _buried(self, worker: _Worker) -> tuple[str, str | None]:
         """End a worker if it has not, and say what ended it and what to do."""

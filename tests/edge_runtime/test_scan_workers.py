@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from edge_runtime import field_workers, machine
 from edge_runtime.bundle import open_bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import EngineError, ImageError
-from edge_runtime.field_workers import FieldWorkers, WorkersError
+from edge_runtime.field_workers import FieldWorkers, Handed, WorkersError
 from edge_runtime.scan import FieldScan, Scanner
 from edge_runtime.tiles import Tile
 from train.render import render_field
@@ -150,9 +151,7 @@ def test_what_only_this_process_can_read_stays_here(fields: Path, tmp_path: Path
     os.mkfifo(pipe)
     names = [str(fields / "0.png"), "-", str(fields / "1.png"), str(pipe), str(fields / "2.png"), "missing.png"]
     command = [sys.executable, "-m", "edge_runtime", "scan", "--json", "--workers", "2", *names]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write((fields / "3.png").read_bytes())
     process.stdin.close()
@@ -228,68 +227,59 @@ def test_a_senseless_number_is_one_line(run, fields: Path, workers: int) -> None
 # ------------------------------------------------------------------------------------------------ workers that die
 
 
-def hang(workers: FieldWorkers, pipe: Path) -> field_workers.Handed:
-    """Hand over a pipe that nobody writes to."""
-    if not pipe.exists():
-        os.mkfifo(pipe)
-    return workers.hand(str(pipe), "pipe")
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[Path]:
+    """A pipe that can be opened and never says anything: a picture that takes for ever."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    kept = os.open(path, os.O_RDWR)
+    yield path
+    os.close(kept)
 
 
-def reader(pipe: Path) -> int:
-    """Wait until a worker has a pipe in hand; return which."""
-    found: list[int] = []
-
-    def there() -> bool:
-        try:
-            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:  # nobody reads it
-            return False
-        return True
-
-    def opened() -> bool:
-        for pid in children(os.getpid()):
-            for link in Path(f"/proc/{pid}/fd").glob("*"):
-                if link.is_symlink() and os.readlink(link) == str(pipe):
-                    found.append(pid)
-        return bool(found)
-
-    del there
-    until(opened)
-    return found[0]
+def holders(pipe: Path, parent: int) -> list[int]:
+    """The children of a process that have a pipe open."""
+    found = []
+    for pid in children(parent):
+        with suppress(OSError):  # ended meanwhile
+            links = (os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir())
+            found += [pid] if str(pipe) in links else []
+    return found
 
 
 def test_a_picture_that_a_worker_dies_over_costs_itself(
-    started: Callable[[int], FieldWorkers], scanner: Scanner, fields: Path, tmp_path: Path
+    started: Callable[[int], FieldWorkers], scanner: Scanner, fields: Path, pipe: Path
 ) -> None:
-    workers, pipe = started(1), tmp_path / "pipe"
-    before = workers.hand(str(fields / "0.png"), "before")
-    hung = hang(workers, pipe)
-    bad, after = workers.hand(str(fields / "broken.png"), "bad"), workers.hand(str(fields / "1.png"), "after")
-    keep = os.open(pipe, os.O_RDWR) if pipe.exists() else -1  # lets the worker open it and wait for bytes
-    os.kill(reader(pipe), signal.SIGSEGV)
-    os.close(keep)
-    assert told(list(workers.take(before))) == told(list(scanner.looks(fields / "0.png", "before")))
+    workers, pictures = started(1), [fields / "0.png", pipe, fields / "broken.png", fields / "1.png"]
+    before, hung, bad, after = (workers.hand(str(picture), picture.name) for picture in pictures)
+    until(lambda: holders(pipe, os.getpid()))
+    os.kill(holders(pipe, os.getpid())[0], signal.SIGSEGV)
+    assert told(list(workers.take(before))) == told(list(scanner.looks(fields / "0.png", "0.png")))
     with pytest.raises(EngineError, match=r"^its worker process died: got SIGSEGV$"):
         list(workers.take(hung))
-    with pytest.raises(ImageError, match=r"^bad: damaged or truncated"):
+    with pytest.raises(ImageError, match=r"^broken.png: damaged or truncated"):
         list(workers.take(bad))
-    assert told(list(workers.take(after))) == told(list(scanner.looks(fields / "1.png", "after")))
+    assert told(list(workers.take(after))) == told(list(scanner.looks(fields / "1.png", "1.png")))
 
 
-def test_workers_that_only_die_end_it(started: Callable[[int], FieldWorkers], tmp_path: Path) -> None:
-    workers, pipe = started(1), tmp_path / "pipe"
-    hung = [hang(workers, pipe) for _ in range(3)]
-    keep = os.open(pipe, os.O_RDWR)
-    killed: set[int] = set()
-    for number, one in enumerate(hung):
-        until(lambda: reader(pipe) not in killed)
-        killed.add(reader(pipe))
-        os.kill(reader(pipe), signal.SIGKILL)
-        said = r"^worker processes die again and again: got 3 in a row, the last by SIGKILL \(is memory short\? fewer"
-        with pytest.raises(WorkersError if number == 2 else EngineError, match=said if number == 2 else "SIGKILL"):
-            list(workers.take(one))
-    os.close(keep)
-    assert len(killed) == 3
+def test_workers_that_only_die_end_it(started: Callable[[int], FieldWorkers], fields: Path, pipe: Path) -> None:
+    def die(handed: Handed) -> None:
+        until(lambda: holders(pipe, os.getpid()))
+        (worker,) = holders(pipe, os.getpid())
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: not runs(worker))
+        list(workers.take(handed))
+
+    workers, field = started(1), fields / "0.png"
+    handed = [workers.hand(str(path), path.name) for path in (pipe, pipe, field, pipe, pipe, pipe)]
+    for number, one in enumerate(handed[:5]):
+        if number == 2:
+            assert list(workers.take(one))  # they are not in a row
+            continue
+        with pytest.raises(EngineError, match=r"its worker process died: got SIGKILL \(is memory short\? fewer --w"):
+            die(one)
+    with pytest.raises(WorkersError, match=r"die again and again: got 3 in a row, the last by SIGKILL \(is memory"):
+        die(handed[5])
 
 
 def test_workers_that_cannot_start_are_one_line_and_no_report(
@@ -309,7 +299,7 @@ def test_a_bundle_that_changed_meanwhile_is_refused(fields: Path, tmp_path: Path
     for model in folder.glob("model.*"):
         model.write_bytes(model.read_bytes()[:-1] + b"?")
     try:
-        with pytest.raises(WorkersError, match="cannot be started: got .*: altered or damaged"):
+        with pytest.raises(WorkersError, match=r"cannot be started: got .*: altered or damaged"):
             list(workers.take(workers.hand(str(fields / "0.png"), "a")))
     finally:
         workers.close()
@@ -318,11 +308,12 @@ def test_a_bundle_that_changed_meanwhile_is_refused(fields: Path, tmp_path: Path
 # ---------------------------------------------------------------------------------------------- the end of the parent
 
 
-def many(fields: Path, folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def many(fields: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of so many fields that a scan takes long."""
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("many")
     with Image.open(fields / "0.png") as picture:
-        for number in range(250):
+        for number in range(120):
             picture.putpixel((0, 0), (number, 0, 0))  # a copy would be counted once
             picture.save(folder / f"{number:03}.png", compress_level=0)
     return folder
@@ -337,11 +328,11 @@ def many(fields: Path, folder: Path) -> Path:
     ],
 )
 def test_asked_to_stop_all_stop_at_once(
-    fields: Path, tmp_path: Path, number: signal.Signals, status: int, said: list[str]
+    many: Path, tmp_path: Path, number: signal.Signals, status: int, said: list[str]
 ) -> None:
     command = [sys.executable, "-m", "edge_runtime", "scan", "--json", "--workers", "2", "--out", tmp_path / "out"]
     process = subprocess.Popen(
-        [*command, many(fields, tmp_path / "many")],
+        [*command, many],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -364,9 +355,7 @@ def test_asked_to_stop_all_stop_at_once(
     assert not any((tmp_path / "out" / name).exists() for name in FILES)
 
 
-def test_no_worker_outlives_who_started_it_over_a_picture_that_hangs(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
+def test_no_worker_outlives_who_started_it_over_a_picture_that_hangs(pipe: Path) -> None:
     program = (
         "import sys; from edge_runtime.classifier import Classifier; from edge_runtime.scan import Scanner; "
         "from edge_runtime.field_workers import FieldWorkers; "
@@ -374,18 +363,8 @@ def test_no_worker_outlives_who_started_it_over_a_picture_that_hangs(tmp_path: P
         "list(workers.take(workers.hand(sys.argv[1], 'pipe')))"
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(pipe)], cwd=ROOT, stderr=subprocess.DEVNULL)
-    writer: list[int] = []
-
-    def opened() -> bool:
-        try:
-            writer.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:  # nobody reads it yet
-            return False
-        return True
-
-    until(opened)
+    until(lambda: holders(pipe, process.pid))
     (worker,) = children(process.pid)
     process.kill()
     process.wait(BOUND_S)
     until(lambda: not runs(worker))
-    os.close(writer[0])
