@@ -3,7 +3,8 @@
 What comes in are BCCD's fields beside the checkout and a slide that is rendered here; what goes out is
 ``results/scan.json``. Whole `Scanner.scan` is measured, decoding and classification included. The finder's constants
 were set on these very fields, and nobody has named the types of BCCD's cells: recall and precision say what it can do
-on such smears, and of classes only whether they stay the same. Times are process times of one core.
+on such smears, and of classes only whether they stay the same. Times are process times of one core, but for those of
+the command with and without worker processes, which are wall-clock.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,10 @@ from edge_runtime.classifier import Classifier
 from edge_runtime.errors import UsageError
 from edge_runtime.files import write_text
 from edge_runtime.guard import guarded
+from edge_runtime.machine import usable_cpus
 from edge_runtime.preprocess import Box
 from edge_runtime.scan import FieldScan, Scanner
+from export.interleave import interleave
 from train.render import render_field
 from train.smears import FIELDS
 
@@ -287,6 +292,70 @@ def refusals_of(scans: Sequence[FieldScan]) -> dict[str, Any]:
     }
 
 
+def side_by_side(pictures: Path, model: str, rounds: int = 3) -> dict[str, Any]:
+    """Time the command, start and report included, with one process and with as many workers as CPUs, in turns.
+
+    Args:
+        pictures: a folder of fields.
+        model: name or path of the bundle.
+        rounds: of each.
+
+    Returns:
+        Number of ``fields`` and ``cpus``; ``ways``: by number of workers the ``seconds`` of each round, median
+        ``fields_per_second``, and peak RSS of the command and of a worker, MB; ``times_as_fast``: median over rounds.
+    """
+    counts = sorted({1, usable_cpus()})
+    peaks: dict[int, list[tuple[float, float]]] = {count: [] for count in counts}
+    with tempfile.TemporaryDirectory() as folder:
+        outs = {count: Path(folder) / str(count) for count in counts}
+
+        def scan(count: int) -> None:
+            command = [sys.executable, "-m", "edge_runtime", "scan", str(pictures), "--model", model]
+            peaks[count].append(watched([*command, "--out", str(outs[count]), "--workers", str(count)]))
+
+        ways = {str(count): partial(scan, count) for count in counts}
+        seconds = {way: times / 1000 for way, times in interleave(ways, rounds, warmup=0).items()}
+        tables = {count: (out / "cells.csv").read_bytes() for count, out in outs.items()}
+        if len(set(tables.values())) > 1:
+            raise RuntimeError("workers give other cells than one process")
+        fields = len(json.loads((outs[1] / "scan.json").read_text(encoding="utf-8"))["fields"])
+    return {
+        "fields": fields,
+        "cpus": counts[-1],
+        "ways": {
+            str(count): {
+                "seconds": seconds[str(count)].tolist(),
+                "fields_per_second": fields / float(np.median(seconds[str(count)])),
+                "peak_rss_mb": max(own for own, _ in peaks[count]),
+                "worker_peak_rss_mb": max(worker for _, worker in peaks[count]),
+            }
+            for count in counts
+        },
+        "times_as_fast": float(np.median(seconds["1"] / seconds[str(counts[-1])])),
+    }
+
+
+def watched(command: Sequence[str]) -> tuple[float, float]:
+    """Run a command; return its own peak RSS and the largest one of its children, MB: as last seen, all 20 ms."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    own = worker = 0.0
+    while process.poll() is None:
+        with suppress(OSError, StopIteration):  # ended while it was looked at
+            own = max(own, _peak_mb(process.pid))
+            for children in Path(f"/proc/{process.pid}/task").glob("*/children"):
+                worker = max(worker, *map(_peak_mb, map(int, children.read_text().split())), 0.0)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.02)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return own, worker
+
+
+def _peak_mb(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
 def measure(data: Path, model: str = MODEL, slides: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """Measure everything.
 
@@ -324,6 +393,7 @@ def measure(data: Path, model: str = MODEL, slides: list[dict[str, Any]] | None 
         },
         "border_fills": border_fills(scanner, fields, scans),
         "classification_ms": classification_ways(model, fields),
+        "side_by_side": side_by_side(data / "bccd", model),
         "slides": slides,
     }
 

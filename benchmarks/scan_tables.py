@@ -75,11 +75,24 @@ def speed_table() -> str:
     speed, machine = found["speed"], found["machine"]
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in speed["shares"].items())
     ways = [(way, f"{ms:.2f}") for way, ms in found["classification_ms"].items()]
+    shared = found["side_by_side"]
+    processes = [
+        (
+            "this process alone" if count == "1" else f"{count} workers",
+            f"{way['fields_per_second']:.1f}",
+            f"{way['peak_rss_mb']:.0f}",
+            "-" if count == "1" else f"{way['worker_peak_rss_mb']:.0f}",
+        )
+        for count, way in shared["ways"].items()
+    ]
+    head = (f"scan of {shared['fields']} fields, {shared['cpus']} CPUs", "fields/s, wall clock", "peak RSS, MB")
     return "\n\n".join(
         (
             f"{speed['fields_per_second']:.1f} fields of 640 x 480 pixels a second on one core of {machine['cpu']} "
             f"(process time; median field {speed['ms']:.0f} ms): {shares}. A cell's classification and heatmap take "
             f"{speed['classify_ms_per_cell']:.1f} ms, crop and preparation included.",
+            markdown((*head, "of a worker, MB"), processes),
+            f"The whole command, start and report included, in turns: {shared['times_as_fast']:.2f} times as fast.",
             markdown(("one crop's classification, wall clock, by turns", "ms"), ways),
         )
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import scan as benchmark
 from benchmarks.cell_finder import Field, read_fields
@@ -78,6 +80,17 @@ def test_a_slide_is_written_as_large_as_told(tmp_path: Path) -> None:
 def test_without_data_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no data set"):
         benchmark.measure(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_workers_and_one_process_are_timed_in_turns(field: Field, tmp_path: Path) -> None:
+    for number in range(2):
+        Image.fromarray(field.pixels[number:]).save(tmp_path / f"{number}.png")
+    found = benchmark.side_by_side(tmp_path, "blood-cells", 1)
+    assert found["fields"] == 2 and set(found["ways"]) == {"1", str(found["cpus"])}
+    for count, way in found["ways"].items():
+        assert way["fields_per_second"] == pytest.approx(2 / way["seconds"][0]) and 50 < way["peak_rss_mb"] < 300
+        assert (count == "1") == (way["worker_peak_rss_mb"] == 0)
 
 
 def test_real_fields(scanner: Scanner, shared_data: Path) -> None:
