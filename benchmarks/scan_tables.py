@@ -78,7 +78,7 @@ def speed_table() -> str:
     shared = found["side_by_side"]
     processes = [
         (
-            "this process alone" if count == "1" else f"{count} workers",
+            "one process" if count == "1" else f"{count} workers",
             f"{way['fields_per_second']:.1f}",
             f"{way['peak_rss_mb']:.0f}",
             "-" if count == "1" else f"{way['worker_peak_rss_mb']:.0f}",

@@ -80,8 +80,9 @@ def _listen(link: Connection, jobs: SimpleQueue[tuple[str, str]]) -> None:
 def _serve(setup: Setup, jobs: SimpleQueue[tuple[str, str]], say: Say) -> None:
     try:
         opened = Classifier.open(setup.bundle, setup.engine, setup.threads, isolate=setup.isolate)
-    except LeukoscopeError as error:
-        say(FAILED, (type(error), str(error)))
+    except Exception as error:  # noqa: BLE001 - the next worker would fare no better; the line says what it was
+        said = str(error) if isinstance(error, LeukoscopeError) else f"{type(error).__name__}: {error}"
+        say(FAILED, (EngineError, said))
         return
     scanner = Scanner(replace(opened, aside=None), setup.um_per_px, setup.judge)  # others use the other cores
 

@@ -195,6 +195,10 @@ class FieldWorkers:
             except (EOFError, OSError):  # it has gone, or was killed in the midst of a message
                 handed.put(DIED + pickle.dumps(self._buried(worker)))
                 worker = None
+            except Exception as error:  # noqa: BLE001 - short memory, say; who waits must be told
+                self._buried(worker)
+                worker = None
+                handed.put(LOST + pickle.dumps(f"a worker process cannot be heard: {type(error).__name__}: {error}"))
         if worker is not None:
             self._buried(worker)
 
