@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from bundle_maker import TINY_IO, replace_file, smear, tiny, tiny_bundle, tiny_openvino
 
-from edge_runtime import child, installation, isolation, machine
+from edge_runtime import installation, machine
 from edge_runtime.commands import opening
 from edge_runtime.device import Device
 from edge_runtime.engines import Engine, open_engine
 from edge_runtime.errors import BundleError, EngineError, UsageError
-from edge_runtime.frames import Layer
-from edge_runtime.isolation import Limits, layers_here, load_isolated
+from edge_runtime.isolation import Layer, child, graph
+from edge_runtime.isolation.graph import Limits, layers_here, load_isolated
 
 ROOT = Path(__file__).resolve().parents[2]
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can lock a process in")
@@ -119,7 +119,7 @@ PROBE = """
 import ctypes, errno, json, os, resource, signal, socket, subprocess, sys
 sys.path.insert(0, sys.argv[1])
 secret, target, layers = sys.argv[2], sys.argv[3], sys.argv[4].split(",")
-from edge_runtime import lockdown
+from edge_runtime.isolation import lockdown
 library = ctypes.CDLL(None, use_errno=True)
 def raw(number, *arguments):
     if library.syscall(ctypes.c_long(number), *arguments) < 0:
@@ -441,10 +441,10 @@ def test_a_layer_that_does_not_hold_is_a_warning(
         "note: the engine is isolated by: limits (1.1 GB)",
         "warning: isolation without Landlock: Function not implemented",
     ]
-    monkeypatch.setattr(isolation, "layers_here", lambda: layers)
+    monkeypatch.setattr(graph, "layers_here", lambda: layers)
     (check,) = installation._isolation(Device())
     assert check.result == "warning" and "limits holds; Landlock does not: Function not impl" in check.found
-    monkeypatch.setattr(isolation, "layers_here", lambda: layers[:1])
+    monkeypatch.setattr(graph, "layers_here", lambda: layers[:1])
     (check,) = installation._isolation(Device())
     assert check.result == "ok" and not check.todo
     monkeypatch.undo()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.system_calls import (
+from edge_runtime.isolation.system_calls import (
     ABSENT,
     ALLOW,
     ALLOWED,

@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from . import system_calls
-from .frames import Layer
+from . import Layer, system_calls
 
 DESCRIPTORS = 32
 """Files that may be open at a time."""

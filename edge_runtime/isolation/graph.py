@@ -1,4 +1,4 @@
-"""Isolation: an engine in a process of its own, so that what a hostile or damaged model does to it is an error line.
+"""The graph of an isolated engine: loaded and run in a child, which is asked and never believed.
 
 What comes in is what a loader of ``graphs`` takes; what goes out is a `Graph` like theirs, whose `run` asks the child.
 ``engines`` compares and checks what the child says exactly as it does a graph of this process. Here the child's answers
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import EngineError
+from ..graphs import Graph, Tensor
+from ..json_reader import is_number
+from ..manifest import IOSpec
+from . import Layer
 from .child import Child, said
-from .errors import EngineError
-from .frames import Layer
-from .graphs import Graph, Tensor
-from .json_reader import is_number
-from .manifest import IOSpec
 
 _OUTPUT_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int16": 2}
 _MAX_TENSORS = 64

@@ -2,7 +2,7 @@
 
 What comes in is a frame and a deadline; what goes out is the frame that answers it, or an `EngineError`: it died, was
 too slow, or sent what is no frame. Every byte is counted before memory is taken for it. What the answers mean is for
-``isolation``; the other side is ``isolated_engine``.
+``graph``; the other side is ``inside``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from .errors import EngineError, LeukoscopeError, UsageError
+from ..errors import EngineError, LeukoscopeError, UsageError
+from ..json_reader import load_object
 from .frames import HEAD, MAX_STATED_BYTES, pack
-from .json_reader import load_object
 
-_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from edge_runtime.isolated_engine import main; main()"
+_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from edge_runtime.isolation.inside import main; main()"
 _KEPT = ("LD_LIBRARY_PATH",)  # of the environment: without it, an engine's libraries may not be found
 _ADDED = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}  # no threads before it is locked in; little memory
 
@@ -37,7 +38,7 @@ class Child:
         if not sys.executable:
             raise UsageError("isolation needs a Python of its own", got="a program with Python inside")
         self._where = where
-        here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        here = str(Path(__file__).absolute().parents[2])
         command = [sys.executable, "-I", "-S", "-B", "-c", _PROGRAM, here, *map(os.path.abspath, sys.path)]
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _ADDED
         self._process, self._keeper = _start_kept(command, environment)
