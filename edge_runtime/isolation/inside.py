@@ -73,14 +73,13 @@ def _enter(asked: dict[str, Any]) -> tuple[Layer, ...]:
     """Import the engine's package and lock this process in."""
     readable = [os.path.dirname(os.__file__)]  # Python's own modules: some are imported only when needed
     if asked["engine"] is not None:
-        from importlib import import_module
-
         from ..engines import ENGINES
+        from ..graphs import import_engine
 
         package = ENGINES[asked["engine"]].module
-        readable.extend(import_module(package).__path__)
+        readable.extend(import_engine(package).__path__)
         if package in _INSIDE:
-            import_module(_INSIDE[package])
+            import_engine(_INSIDE[package])
     return lock_in(readable, asked["extra_bytes"], asked["parent"])
 
 
