@@ -46,12 +46,13 @@ class Child:
         self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._in, False)
         os.set_blocking(self._out, False)
-        self._end = weakref.finalize(self, _end, self._process, os.getpid())
+        self._owner = os.getpid()
+        self._end = weakref.finalize(self, _end, self._process, self._owner)
 
     @property
     def ended(self) -> bool:
-        """Whether it can answer no more."""
-        return not self._end.alive
+        """Whether it can answer no more; nor does it where a program was forked: two would read from one pipe."""
+        return not self._end.alive or os.getpid() != self._owner
 
     def ask(
         self, stated: dict[str, Any], blobs: Sequence[bytes | memoryview], seconds: float, most: Sequence[int] = ()
@@ -129,7 +130,7 @@ class Child:
         self._end()
         if status is None:
             return EngineError(f"{self._where}: the engine hung up")
-        how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        how = _signal(-status) if status < 0 else f"exit status {status}"
         less = "; it may have run out of memory" if status in (-signal.SIGKILL, -signal.SIGABRT) else ""
         return EngineError(f"{self._where}: the engine died on this model ({how}{less})")
 
@@ -174,7 +175,12 @@ def _start_kept(
 
     keeper = threading.Thread(target=keep, name="isolated-engine", daemon=True)
     keeper.start()
-    found = begun.get()
+    try:
+        found = begun.get()
+    except BaseException:  # interrupted: nobody would ever end what has been started meanwhile
+        if not isinstance(late := begun.get(), OSError):
+            _end(late, os.getpid())
+        raise
     if isinstance(found, OSError):
         raise EngineError("the isolated engine cannot be started", got=found.strerror or type(found).__name__)
     return found, keeper
@@ -186,6 +192,13 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
             stream.close()
     if os.getpid() == owner:  # not where a program was forked later: the child is not that one's to end
         process.kill()
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time signals have no name
+        return f"signal {number}"
 
 
 def said(stated: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import EngineError
+from ..errors import EngineError, EngineGoneError
 from ..graphs import Graph, Tensor
 from ..json_reader import is_number
 from ..manifest import IOSpec
@@ -25,7 +25,7 @@ from . import Layer
 from .child import Child, said
 
 _OUTPUT_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int16": 2}
-_MAX_TENSORS = 64
+_MAX_TENSORS, _MAX_SIDES = 64, 8
 _MAX_NUMBER = 2**31  # of a scale or zero point: Python's integers have no end, numpy's do
 
 
@@ -112,7 +112,7 @@ class _Isolated:
     ) -> list[npt.NDArray[Any]]:
         if self._deaths >= self._limits.deaths:
             times = f"{self._deaths} time{'s' * (self._deaths > 1)} in a row"
-            raise EngineError(f"{self._where}: the engine died {times} and is not started again")
+            raise EngineGoneError(f"{self._where}: the engine died {times} and is not started again")
         io = self._io
         asked = {"input": input_name, "outputs": output_names, "shape": pixels.shape}
         most = (4 * io.classes, 4 * io.classes * io.map_height * io.map_width)
@@ -171,7 +171,7 @@ def _array(about: object, blob: bytes, child: Child) -> npt.NDArray[Any]:
     """Return an output, of the shape and type that the child says it has if its bytes are as many."""
     match about:
         case {"dtype": str(dtype), "shape": [*shape]} if dtype in _OUTPUT_BYTES:
-            whole = all(isinstance(side, int) and side > 0 for side in shape)
+            whole = len(shape) <= _MAX_SIDES and all(isinstance(side, int) and side > 0 for side in shape)
             if whole and math.prod(shape) * _OUTPUT_BYTES[dtype] == len(blob):
                 return np.frombuffer(blob, dtype).reshape(shape)
     raise child.nonsense()

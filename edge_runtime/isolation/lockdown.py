@@ -93,8 +93,7 @@ def _limits(extra_bytes: int) -> str:
         (resource.RLIMIT_AS, used + extra_bytes),  # the last: macOS refuses it
     )
     for which, most in wanted:
-        hard = resource.getrlimit(which)[1]
-        kept = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        kept = min(most, *(most if limit == resource.RLIM_INFINITY else limit for limit in resource.getrlimit(which)))
         resource.setrlimit(which, (kept, kept))
     return f"{(used + extra_bytes) / 2**30:.1f} GB of address space"
 

@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +270,70 @@ def test_a_model_that_never_ends_is_an_error() -> None:
         graph.run("pixels", NAMES, PIXELS)
 
 
+@LINUX
+def test_a_forked_process_starts_one_of_its_own() -> None:
+    engine = open_engine("litert", tiny("int8"), TINY_IO, 1, isolate=True)
+    pid, whole = child_of(engine).pid, engine.run(PIXELS)[0]
+    fork = os.fork()
+    if fork == 0:  # whatever happens here must not return into pytest
+        try:
+            same = np.array_equal(engine.run(PIXELS)[0], whole)
+            os._exit(42 if same and child_of(engine).pid != pid else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1]) == 42
+    assert child_of(engine).pid == pid and np.array_equal(engine.run(PIXELS)[0], whole), "the first one lives on"
+
+
+def test_what_was_started_when_an_interrupt_came_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(child.SimpleQueue):  # type: ignore[misc]
+        def get(self) -> Any:
+            got = super().get()
+            started.append(got)
+            if len(started) == 1:
+                self.put(got)
+                raise KeyboardInterrupt
+            return got
+
+    monkeypatch.setattr(child, "SimpleQueue", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_engine("litert", tiny("int8"), TINY_IO, 1, isolate=True)
+    assert gone(started[0].pid)
+
+
+@LINUX
+def test_many_engines_leave_nothing_behind() -> None:
+    def held() -> tuple[int, int]:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), sum(
+            thread.name == "isolated-engine" for thread in threading.enumerate()
+        )
+
+    processes: list[int] = []
+    layers_here()
+    before = held()
+    for _ in range(10):
+        engine = open_engine("litert", tiny("int8"), TINY_IO, 1, isolate=True)
+        processes.append(child_of(engine).pid)
+        del engine
+    assert all(gone(pid) for pid in processes)
+    until = time.monotonic() + 10
+    while not all(now <= then for now, then in zip(held(), before, strict=True)) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert all(now <= then for now, then in zip(held(), before, strict=True))
+
+
+def test_two_engines_and_many_threads_get_their_own_answers() -> None:
+    engines = [open_engine("litert", tiny("int8"), TINY_IO, 1, isolate=True) for _ in range(2)]
+    alone = open_engine("litert", tiny("int8"), TINY_IO, 1)
+    pictures = [smear(32, seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: engines[n % 2].run(pictures[n % 8])[1], range(80)))
+    assert all(np.array_equal(found[n], alone.run(pictures[n % 8])[1]) for n in range(80))
+
+
 def test_dropping_an_engine_ends_its_process() -> None:
     engine = open_engine("litert", tiny("int8"), TINY_IO, 1, isolate=True)
     pid = child_of(engine).pid
@@ -338,7 +404,10 @@ LIES = {
     "say(dict(outputs=[logits, class_map], sizes=[20, 320]), b'\\xff' * 340)": "NaN or infinite",
     "say(dict(error='\\x1b[2J' + 'x' * 60000, sizes=[]))": "failed on a picture: got .{400}$",
     "say(dict(outputs=[logits, class_map], sizes=[20, 320]), bytes(339)); os._exit(3)": r"died .*\(exit status 3\)",
+    "logits['shape'] = [1] * 99 + [5]; say(dict(outputs=[logits, class_map], sizes=[20, 320]), bytes(340))": "nonsense",
+    "say(b'{\"sizes\": [], \"error\": ' + b'9' * 9000 + b'}')": "nonsense",
     "os._exit(0)": r"died .*\(exit status 0\)",
+    "os.kill(os.getpid(), 40)": r"died .*\(signal 40\)",
     "os.close(1); time.sleep(60)": "hung up",
 }
 
