@@ -37,6 +37,9 @@ BLENDING_BYTES = 16
 RGB_BYTES = 4
 """A pixel of an RGB picture, and of the centre square that is cut out of it."""
 
+ANSWER_BYTES = 32_000_000
+"""What an answer takes beside the picture; a scan's finding of cells takes most."""
+
 FREE_BYTES = 64 * 1024 * 1024
 """Pictures that take less are not worth asking the kernel."""
 
@@ -63,6 +66,7 @@ def check_demands(picture: Image.Image, encoded: bytes, name: str) -> None:
     needed = picture.width * picture.height * bytes_per_pixel(picture, scans)
     if needed < FREE_BYTES:
         return
+    needed += ANSWER_BYTES
     free = room_bytes()
     if free is not None and needed > free:
         raise ImageError(
