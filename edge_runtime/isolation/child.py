@@ -152,7 +152,7 @@ def _start_kept(
 
     The kernel ends the child with the thread that started it; and a child that somebody waits for is never a zombie.
     """
-    begun: SimpleQueue[subprocess.Popen[bytes] | OSError] = SimpleQueue()
+    begun: SimpleQueue[subprocess.Popen[bytes] | Exception] = SimpleQueue()
 
     def keep() -> None:
         pipe = subprocess.PIPE
@@ -167,22 +167,26 @@ def _start_kept(
                 env=environment,
                 start_new_session=True,
             )
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is: who waits must hear of it
             begun.put(error)
             return
         begun.put(child)
         child.wait()
 
     keeper = threading.Thread(target=keep, name="isolated-engine", daemon=True)
-    keeper.start()
+    try:
+        keeper.start()
+    except RuntimeError as error:  # a limit of threads
+        raise EngineError("the isolated engine cannot be started", got=error) from None
     try:
         found = begun.get()
     except BaseException:  # interrupted: nobody would ever end what has been started meanwhile
-        if not isinstance(late := begun.get(), OSError):
+        if not isinstance(late := begun.get(), Exception):
             _end(late, os.getpid())
         raise
-    if isinstance(found, OSError):
-        raise EngineError("the isolated engine cannot be started", got=found.strerror or type(found).__name__)
+    if isinstance(found, Exception):
+        got = getattr(found, "strerror", None) or str(found) or type(found).__name__
+        raise EngineError("the isolated engine cannot be started", got=got)
     return found, keeper
 
 

@@ -428,6 +428,28 @@ def test_a_child_that_tells_the_truth_is_believed(liar: Callable[[str], Engine])
     assert not logits.any() and class_map.shape == (4, 4, 5)
 
 
+def test_an_answer_may_come_byte_by_byte_but_must_be_there_in_time(
+    liar: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slowly = "write = os.write; os.write = lambda to, what: [write(to, what[i:i+1]) for i in range(len(what))];"
+    assert not liar(slowly + TRUTH).run(PIXELS)[0].any()
+    for_ever = "text = b'{' + b' ' * 60000; os.write(1, struct.pack('<I', len(text)));"
+    engine = liar(for_ever + "[(os.write(1, text[i:i+1]), time.sleep(0.01)) for i in range(60000)]")
+    monkeypatch.setattr(engine._graph.run.__self__, "_limits", Limits(run_s=0.3))  # type: ignore[attr-defined]
+    start = time.monotonic()
+    with pytest.raises(EngineError, match=r"no answer in 0\.3 s"):
+        engine.run(PIXELS)
+    assert time.monotonic() - start < 5 and gone(child_of(engine).pid)
+
+
+def test_an_answer_that_breaks_off_anywhere_is_a_death(liar: Callable[[str], Engine]) -> None:
+    whole = "said = bytearray(); write = os.write; os.write = lambda to, what: said.extend(what);" + TRUTH
+    for bytes_sent in (0, 1, 3, 4, 5, 60, 200, 339):
+        engine = liar(f"{whole}; write(1, bytes(said[:{bytes_sent}])); os._exit(3)")
+        with pytest.raises(EngineError, match=r"died on this model \(exit status 3\)"):
+            engine.run(PIXELS)
+
+
 def test_a_child_that_dies_on_every_picture_is_given_up(liar: Callable[[str], Engine]) -> None:
     engine = liar("os._exit(0)")
     for _ in range(3):
@@ -476,6 +498,15 @@ def test_a_child_whose_model_is_another_is_refused_as_any_engines_is(monkeypatch
         open_engine("litert", tiny("float32"), TINY_IO, 1, isolate=True)
 
 
+def broken(error: Exception) -> Callable[..., Any]:
+    """Return a function that raises an error."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
 def test_where_it_is_not_possible_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "")
     with pytest.raises(UsageError, match="isolation needs a Python of its own"):
@@ -483,6 +514,14 @@ def test_where_it_is_not_possible_that_is_said(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(EngineError, match="cannot be started: got No such file"):
         open_engine("litert", tiny("int8"), TINY_IO, isolate=True)
+    with monkeypatch.context() as without:
+        without.setattr(threading.Thread, "start", broken(RuntimeError("can't start new thread")))
+        with pytest.raises(EngineError, match="cannot be started: got can't start new thread"):
+            layers_here()
+        without.undo()
+        without.setattr(child.subprocess, "Popen", broken(MemoryError()))
+        with pytest.raises(EngineError, match="cannot be started: got MemoryError"):
+            layers_here()
     monkeypatch.delattr(os, "fork")
     with pytest.raises(UsageError, match=r"isolation is not possible on this system: got .*, expected Linux or macOS"):
         open_engine("litert", tiny("int8"), TINY_IO, isolate=True)
