@@ -52,7 +52,8 @@ class Child:
     @property
     def ended(self) -> bool:
         """Whether it can answer no more; nor does it where a program was forked: two would read from one pipe."""
-        return not self._end.alive or os.getpid() != self._owner
+        died = self._process.returncode is not None  # while nobody asked: the kernel needed its memory, say
+        return died or not self._end.alive or os.getpid() != self._owner
 
     def ask(
         self, stated: dict[str, Any], blobs: Sequence[bytes | memoryview], seconds: float, most: Sequence[int] = ()
@@ -68,7 +69,7 @@ class Child:
         Raises:
             EngineError: it died, was too slow or answered nonsense; in any case it is gone.
         """
-        if self.ended:
+        if not self._end.alive:
             raise EngineError(f"{self._where}: the isolated engine has ended")
         until = time.monotonic() + seconds
         try:

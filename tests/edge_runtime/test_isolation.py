@@ -246,11 +246,25 @@ def test_a_picture_that_kills_the_engine_costs_that_picture() -> None:
     whole = engine.run(PIXELS)[0]
     for _ in range(4):  # more often than it may die in a row
         child = child_of(engine)
-        child.send_signal(signal.SIGSEGV)
+        child.send_signal(signal.SIGSTOP)
+        threading.Timer(0.1, lambda pid=child.pid: (os.kill(pid, signal.SIGSEGV), os.kill(pid, signal.SIGCONT))).start()
         with pytest.raises(EngineError, match=r"^model.tflite: the engine died on this model \(SIGSEGV\)$"):
             engine.run(PIXELS)
         assert gone(child.pid)
         assert np.array_equal(engine.run(PIXELS)[0], whole), "a new one answers the next picture"
+
+
+def test_an_engine_that_dies_while_nobody_asks_costs_no_picture() -> None:
+    engine = open_engine("litert", tiny("int8"), TINY_IO, 1, isolate=True)
+    whole = engine.run(PIXELS)[0]
+    for _ in range(4):
+        child = child_of(engine)
+        child.kill()
+        assert gone(child.pid)
+        until = time.monotonic() + 10
+        while child.returncode is None and time.monotonic() < until:
+            time.sleep(0.01)
+        assert np.array_equal(engine.run(PIXELS)[0], whole) and child_of(engine) is not child
 
 
 @LINUX
