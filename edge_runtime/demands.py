@@ -57,24 +57,29 @@ def check_demands(picture: Image.Image, encoded: bytes, name: str) -> None:
     Raises:
         ImageError: it would.
     """
-    scans = 1
-    # The first count is quick and never too small: the second one is only for files that look as if they had several.
-    if picture.format in ("JPEG", "MPO") and encoded.count(b"\xff\xda") > 1:
+    # This count is quick and never too small; the other one is only for files that it speaks against.
+    scans = encoded.count(b"\xff\xda") if picture.format in ("JPEG", "MPO") else 1
+    if scans > MAX_JPEG_SCANS:
         scans = jpeg_scans(encoded)
         if scans > MAX_JPEG_SCANS:
             raise ImageError(f"{name}: too slow to decode", got=f"{scans} scans", expected=f"at most {MAX_JPEG_SCANS}")
-    needed = picture.width * picture.height * bytes_per_pixel(picture, scans)
-    if needed < FREE_BYTES:
+    if _needed(picture, scans) < FREE_BYTES:
         return
-    needed += ANSWER_BYTES
     free = room_bytes()
-    if free is not None and needed > free:
+    if free is None or _needed(picture, scans) + ANSWER_BYTES <= free:
+        return
+    needed = _needed(picture, jpeg_scans(encoded) if scans > 1 else scans) + ANSWER_BYTES
+    if needed > free:
         raise ImageError(
             f"{name}: too large for this machine's memory",
             got=f"{picture.width} x {picture.height} pixels, about {needed / 1e6:.0f} MB",
             expected=f"at most the {free / 1e6:.0f} MB that are free",
             todo="cut it into fields",
         )
+
+
+def _needed(picture: Image.Image, scans: int) -> float:
+    return picture.width * picture.height * bytes_per_pixel(picture, scans)
 
 
 def bytes_per_pixel(picture: Image.Image, scans: int = 1) -> float:
