@@ -64,7 +64,7 @@ def import_engine(module: str) -> Any:
         try:
             return import_module(module)
         finally:
-            del sys.modules[_TELEMETRY]
+            sys.modules.pop(_TELEMETRY, None)
 
 
 _TELEMETRY = "openvino_telemetry"

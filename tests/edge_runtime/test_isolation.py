@@ -241,16 +241,23 @@ def test_the_command_line_survives_a_model_that_kills_the_engine(
         assert "died on this model" in err[0] or "cannot load it" in err[0]
 
 
-def test_a_picture_that_kills_the_engine_costs_that_picture() -> None:
+def test_a_picture_that_kills_the_engine_costs_that_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = child.Child.ask
+
+    def struck(self: child.Child, stated: dict[str, Any], *rest: Any) -> Any:
+        if "shape" in stated:  # a picture
+            self._process.send_signal(signal.SIGSEGV)
+        return real(self, stated, *rest)
+
     engine = open_engine("litert", tiny("int8"), TINY_IO, 1, isolate=True)
     whole = engine.run(PIXELS)[0]
     for _ in range(4):  # more often than it may die in a row
-        child = child_of(engine)
-        child.send_signal(signal.SIGSTOP)
-        threading.Timer(0.1, lambda pid=child.pid: (os.kill(pid, signal.SIGSEGV), os.kill(pid, signal.SIGCONT))).start()
-        with pytest.raises(EngineError, match=r"^model.tflite: the engine died on this model \(SIGSEGV\)$"):
-            engine.run(PIXELS)
-        assert gone(child.pid)
+        process = child_of(engine)
+        with monkeypatch.context() as deadly:
+            deadly.setattr(child.Child, "ask", struck)
+            with pytest.raises(EngineError, match=r"^model.tflite: the engine died on this model \(SIGSEGV\)$"):
+                engine.run(PIXELS)
+        assert gone(process.pid)
         assert np.array_equal(engine.run(PIXELS)[0], whole), "a new one answers the next picture"
 
 
@@ -258,13 +265,13 @@ def test_an_engine_that_dies_while_nobody_asks_costs_no_picture() -> None:
     engine = open_engine("litert", tiny("int8"), TINY_IO, 1, isolate=True)
     whole = engine.run(PIXELS)[0]
     for _ in range(4):
-        child = child_of(engine)
-        child.kill()
-        assert gone(child.pid)
+        process = child_of(engine)
+        process.kill()
+        assert gone(process.pid)
         until = time.monotonic() + 10
-        while child.returncode is None and time.monotonic() < until:
+        while process.returncode is None and time.monotonic() < until:
             time.sleep(0.01)
-        assert np.array_equal(engine.run(PIXELS)[0], whole) and child_of(engine) is not child
+        assert np.array_equal(engine.run(PIXELS)[0], whole) and child_of(engine) is not process
 
 
 @LINUX
