@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.leukoscope-ready
 
-.PHONY: setup litert-torch check test bench arm clean
+.PHONY: setup litert-torch peers check test bench arm clean
 
 setup: $(READY)
 
@@ -23,6 +23,18 @@ litert-torch: .litert-torch/.leukoscope-ready
 		-r requirements-litert-torch.txt
 	touch .litert-torch/.leukoscope-ready
 
+# What the runtime is compared with, optional: an environment for each list in benchmarks/peers.
+PEERS := $(filter-out %.no-deps,$(basename $(notdir $(wildcard benchmarks/peers/*.txt))))
+
+peers: $(PEERS:%=.peers/%/.leukoscope-ready)
+
+.peers/%/.leukoscope-ready: benchmarks/peers/%.txt
+	test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
+	.peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	test ! -f benchmarks/peers/$*.no-deps.txt || .peers/$*/bin/python -m pip install --quiet \
+		--disable-pip-version-check --no-deps -r benchmarks/peers/$*.no-deps.txt
+	touch $@
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,10 +47,11 @@ test: check
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/latency.json
 	$(BIN)/python -m benchmarks cost
+	$(BIN)/python -m benchmarks side-by-side
 
-# The runtime on Arm, under emulation (docs/arm.md): needs root, and what ARM="..." says, the options of the script.
+# The runtime on Arm, under emulation (docs/arm.md): asks for root; ARM="--cpus cortex-a72" has the script's options.
 arm: $(READY)
-	tests/arm/run_arm.sh --python $(BIN)/python $(ARM)
+	$(if $(filter 0,$(shell id -u)),,sudo) tests/arm/run_arm.sh --python $(BIN)/python $(ARM)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks

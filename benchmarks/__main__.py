@@ -8,8 +8,8 @@ from importlib import import_module
 
 from edge_runtime.guard import Parser, guarded
 
-COMMANDS = ("cost", "compare")
-"""Modules of this package, each with ``add(commands)``, in the order of the help."""
+COMMANDS = ("cost", "side-by-side", "compare", "peer-models")
+"""Modules of this package, hyphens for underscores, each with ``add(commands)``, in the order of the help."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name in COMMANDS:
-        import_module(f".{name}", __package__).add(commands)
+        import_module(f".{name.replace('-', '_')}", __package__).add(commands)
     return guarded(parser, arguments)
 
 

@@ -1,7 +1,7 @@
 """`python -m benchmarks.archive`: how ``archive`` scales: by workers, by Ray's nodes, and by the length of its list.
 
 What comes in are rendered cells under many names; what goes out is ``results/archive.json``. In each round the plain
-classifier answers all of them in one process, then the command does with one worker and two, and on a Ray cluster of
+classifier answers all of them with one thread, then the command does with one worker and two, and on a Ray cluster of
 one node and then two, all on this machine: nodes share its cores as workers do, so this shows what is lost on the way,
 not what more machines would win. Every archive made must hold each picture once, with the plain classifier's label.
 """
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ STORE_BYTES = 100 * 1024 * 1024
 
 PLANNING = """
 import json, sys, time
+from dataclasses import replace
 from pathlib import Path
 from edge_runtime.archive.lists import listed, of_this_place
 from edge_runtime.archive.plan import Settings, make_plan, read_plan
@@ -52,7 +54,7 @@ def peak_kib():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
-settings = Settings("classify", "m", "m@1", "litert", None, 1000, "/")
+settings = Settings("classify", "m", "m@1", "litert", False, None, 1000, "/")
 short, long = (Path(argument) for argument in sys.argv[1:])
 make_plan(short.parent / "a", of_this_place(listed(str(short)), "/"), settings)
 before, start = peak_kib(), time.perf_counter()
@@ -150,11 +152,11 @@ def a_round(folder: Path, files: list[Path], with_ray: bool) -> dict[str, dict[s
         Way -> "pictures_per_s" from the start of workers to the end, "running_per_s" once all of them work, and peak
         resident sets, MiB.
     """
-    classifier = Classifier.open(MODEL, threads=1)
+    classifier = replace(Classifier.open(MODEL, threads=1), aside=None)  # one thread, as a worker has
     start = time.perf_counter()
     labels = [classifier.classify(file).label for file in files]
     pace = len(files) / (time.perf_counter() - start)
-    found: dict[str, dict[str, Any]] = {"classify, one process": {"pictures_per_s": pace, "running_per_s": pace}}
+    found: dict[str, dict[str, Any]] = {"classify, one thread": {"pictures_per_s": pace, "running_per_s": pace}}
     for workers in (1, 2):
         found[f"{workers} worker{'s' * (workers > 1)}"] = archive(folder, files, labels, workers)
     if with_ray:
@@ -235,7 +237,7 @@ def _peak_mib(pid: int) -> float:
 
 def summary(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     """Return each way's medians, and its pace as a share of the plain classifier's in the same round."""
-    plain, found = rounds["classify, one process"], {}
+    plain, found = rounds["classify, one thread"], {}
     for name, ones in rounds.items():
         paces = [one["running_per_s"] for one in ones]
         shares = [one["running_per_s"] / base["running_per_s"] for one, base in zip(ones, plain, strict=True)]

@@ -1,7 +1,9 @@
-"""Cold start: run a command in fresh processes, from this small one, and print how long each took and its peak memory.
+"""Cold start: run commands in fresh processes, in turns, from this small one; print how long each took and its memory.
 
-Usage: ``python cold_start.py RUNS COMMAND...``. It stands alone because a child begins with its parent's peak resident
-set: started from a process that holds PyTorch, every command would seem to need as much.
+Usage: ``python cold_start.py RUNS COMMANDS``, the latter a JSON object: name -> list of arguments. It stands alone
+because what the kernel says of a child's peak resident memory (``wait4``; its ``VmHWM`` is gone when it ends) is never
+less than what the process it was started from held: from one that holds PyTorch, every command would seem to need as
+much. It is a maximum, no sum, so this program's own memory, printed as ``floor_rss_mb``, adds nothing to a larger one.
 """
 
 import json
@@ -11,21 +13,28 @@ import sys
 import time
 
 
-def main(runs: int, command: list[str]) -> None:
-    """Print {"seconds": [...], "rss_mb": [...], "printed": last output} as JSON."""
-    seconds, rss_mb, printed = [], [], ""
+def main(runs: int, commands: dict[str, list[str]]) -> None:
+    """Print {"floor_rss_mb": ..., "found": {name: {"seconds": [...], "rss_mb": [...], "printed": last output}}}."""
+    found = {name: {"seconds": [], "rss_mb": [], "printed": ""} for name in commands}
     for _ in range(runs):
-        started = time.perf_counter()
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-            printed = process.stdout.read()
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        seconds.append(time.perf_counter() - started)
-        rss_mb.append(usage.ru_maxrss / 1024)  # Linux: kilobytes
-        if process.returncode:
-            raise SystemExit(f"{' '.join(command)}: exit status {process.returncode}")
-    sys.stdout.write(json.dumps({"seconds": seconds, "rss_mb": rss_mb, "printed": printed}))
+        for name, command in commands.items():
+            one = found[name]
+            started = time.perf_counter()
+            one["printed"], rss_mb = _run(command)
+            one["seconds"].append(time.perf_counter() - started)
+            one["rss_mb"].append(rss_mb)
+    sys.stdout.write(json.dumps({"floor_rss_mb": _run(["true"])[1], "found": found}))
+
+
+def _run(command: list[str]) -> tuple[str, float]:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        printed = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit status {process.returncode}")
+    return printed, usage.ru_maxrss / 1024  # Linux: kilobytes
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:])
+    main(int(sys.argv[1]), json.loads(sys.argv[2]))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -26,8 +27,9 @@ import numpy.typing as npt
 
 from edge_runtime.commands.opening import add_command
 from edge_runtime.errors import LeukoscopeError, UsageError
+from edge_runtime.guard import complain
 
-from .contest import ContestError, Way, contest
+from .contest import ContestError, Outcome, Way, contest
 from .permutation import EFFECT, LEAST_BLOCKS, LEVEL, MARGIN, VERDICTS, effects, judge
 from .revisions import ROOT, Side, open_side
 
@@ -133,7 +135,15 @@ def _run(options: argparse.Namespace) -> int:
     names = list(dict.fromkeys(options.workload or WORKLOADS))
     with tempfile.TemporaryDirectory(prefix="leukoscope-compare-") as folder:
         sides = [open_side(given, Path(folder, name)) for given, name in ((options.a, "a"), (options.b, "b"))]
-        found = [compare(name, sides[0], sides[1], Path(folder), options.rounds, options.seconds) for name in names]
+        found, failed = [], False
+        for name in names:
+            try:
+                found.append(compare(name, sides[0], sides[1], Path(folder), options.rounds, options.seconds))
+            except LeukoscopeError as error:  # a revision of before `scan`, say: the others are compared all the same
+                complain(str(error))
+                failed = True
+    if failed and not found:
+        return LeukoscopeError.exit_status
     if options.json:
         told = {"a": _told(sides[0]), "b": _told(sides[1]), "level": LEVEL, "margin": MARGIN, "effect": EFFECT}
         sys.stdout.write(json.dumps({**told, "workloads": found}, indent=1, allow_nan=False) + "\n")
@@ -141,8 +151,8 @@ def _run(options: argparse.Namespace) -> int:
         sys.stdout.write(f"A: {sides[0].described}\nB: {sides[1].described}\n\n{table(found)}\n")
     for one in found:
         if not one["same_answer"]:
-            sys.stderr.write(f"warning: {one['workload']}: A and B give different answers\n")
-    return int(any(one["verdict"] == "slower" for one in found))
+            complain(f"{one['workload']}: A and B give different answers", "warning")
+    return int(failed or any(one["verdict"] == "slower" for one in found))
 
 
 def compare(
@@ -165,10 +175,8 @@ def compare(
         LeukoscopeError: A or B cannot be started, fails, or changes its answer.
     """
     workload = WORKLOADS[name]
-    blocks = (
-        None if rounds is None and seconds is not None else -(-(rounds or BLOCKS * workload.rounds) // workload.rounds)
-    )
-    timed = measure(name, a, b, scratch, blocks, seconds)
+    blocks = math.ceil(rounds / workload.rounds) if rounds is not None else None if seconds else BLOCKS
+    timed = measure(name, a, b, scratch, blocks, seconds or 0.0)
     found = effects(timed.a_ms, timed.b_ms)
     finding = judge(found)
     known = finding.blocks >= LEAST_BLOCKS
@@ -189,7 +197,7 @@ def compare(
     }
 
 
-def measure(name: str, a: Side, b: Side, scratch: Path, blocks: int | None, seconds: float | None = None) -> Timed:
+def measure(name: str, a: Side, b: Side, scratch: Path, blocks: int | None, seconds: float = 0.0) -> Timed:
     """Time A and B in blocks of turns; arguments and errors as of `compare`, but `blocks`: None, as `seconds` say."""
     from tqdm import tqdm
 
@@ -197,42 +205,43 @@ def measure(name: str, a: Side, b: Side, scratch: Path, blocks: int | None, seco
     picture = str(ROOT / workload.picture) if workload.picture else _field(scratch)
     cpu = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     arguments = {"cpu": cpu, "picture": picture, "model": workload.model}
-    taken: list[npt.NDArray[np.float64]] = []
-    waited: list[npt.NDArray[np.float64]] = []
-    answers: tuple[Any, Any] = (None, None)
+    taken: list[tuple[Outcome, Outcome]] = []
     started = time.monotonic()
     with tqdm(total=blocks, desc=name, unit="block", leave=False, disable=None) as bar:
         while blocks is None or len(taken) < blocks:
-            # In two blocks that follow each other A and B swap places in an order that is the same, so that whatever
-            # the place in the order does adds up to nothing.
-            sides = (("A", a), ("B", b)) if len(taken) % 2 == 0 else (("B", b), ("A", a))
-            environment = {"PYTHONHASHSEED": str(len(taken))}
-            ways = [
-                Way(
-                    f"{letter} ({side.given})",
-                    Path(__file__).with_name("workloads.py"),
-                    name,
-                    {"folder": str(side.folder), **arguments},
-                    folder=side.folder,
-                    environment=environment,
-                )
-                for letter, side in sides
-            ]
-            try:
-                outcomes = contest(ways, workload.rounds, workload.runs, workload.not_counted, workload.warmup)
-            except ContestError as error:
-                raise LeukoscopeError(f"{name}: {error}") from None
-            both = [outcomes[f"A ({a.given})"], outcomes[f"B ({b.given})"]]
-            taken.append(np.stack([one.times_ms for one in both]))
-            waited.append(np.stack([one.waited_ms for one in both]))
-            answers = both[0].answer, both[1].answer
-            if blocks is None and seconds is not None:  # the first block may have compiled files: a little too long
-                blocks = max(1, int(seconds / (time.monotonic() - started)))
-                bar.total = blocks
+            taken.append(_block(name, a, b, arguments, len(taken)))
+            if blocks is None:  # files were compiled in the first block, so that this is rather too few
+                bar.total = blocks = max(1, int(seconds / (time.monotonic() - started)))
             bar.update()
-    times, waits = np.stack(taken, axis=1), np.stack(waited, axis=1)  # (2, blocks, rounds, runs)
-    counted = np.maximum(times - waits, 1e-6)  # a wait may begin just before the run that it is counted to
-    return Timed(counted[0], counted[1], float(waits.sum() / times.sum()), answers)
+    times = np.array([[one.times_ms for one in both] for both in taken])  # (blocks, 2, rounds, runs)
+    waits = np.array([[one.waited_ms for one in both] for both in taken])
+    counted = np.maximum(times - waits, 1e-6)  # their clocks are read one after the other: never 0 or less
+    answers = taken[-1][0].answer, taken[-1][1].answer
+    return Timed(counted[:, 0], counted[:, 1], float(waits.sum() / times.sum()), answers)
+
+
+def _block(name: str, a: Side, b: Side, arguments: dict[str, Any], number: int) -> tuple[Outcome, Outcome]:
+    """Start A and B anew and let them take turns; return the outcomes of A and of B."""
+    workload = WORKLOADS[name]
+    ways = [
+        Way(
+            f"{letter} ({side.given})",
+            Path(__file__).with_name("workloads.py"),
+            name,
+            {"folder": str(side.folder), **arguments},
+            folder=side.folder,
+            environment={"PYTHONHASHSEED": str(number)},
+        )
+        for letter, side in (("A", a), ("B", b))
+    ]
+    # The order of turns is the same in every block: where A and B change places from block to block, whatever the
+    # place in the order does adds up to nothing.
+    order = ways if number % 2 == 0 else ways[::-1]
+    try:
+        found = contest(order, workload.rounds, workload.runs, workload.not_counted, workload.warmup)
+    except ContestError as error:
+        raise LeukoscopeError(f"{name}: {error}") from None
+    return found[ways[0].name], found[ways[1].name]
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from train.layout import markdown
 
-from .compare_proof import KINDS
+from .compare_proof import KINDS, plan
 from .permutation import VERDICTS
 
 RESULTS = Path(__file__).parent / "results" / "compare.json"
@@ -29,11 +29,12 @@ def proof_table() -> str:
     every = found["comparisons"]
     seconds, load, waited = (np.median([one[key] for one in every]) for key in ("seconds", "load_before", "waited"))
     where = found["machine"]
+    stopped = "" if len(every) == len(plan()) else f" Stopped after {len(every)} of {len(plan())} comparisons."
     return (
         f"{markdown(head, rows)}\n\n"
         f"Workload `{found['workload']}`, {every[0]['rounds']} rounds, on {where['cores']} cores of {where['cpu']}; a "
         f"comparison took {seconds:.0f} s. Medians of all comparisons: the machine's load before was {load:.1f}, and "
-        f"{100 * waited:.1f} % of the runs' time was waited for a CPU that other programs had."
+        f"{100 * waited:.1f} % of the runs' time was waited for a CPU that other programs had.{stopped}"
     )
 
 

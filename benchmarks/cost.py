@@ -1,7 +1,6 @@
 """Cost: what one answer takes - the class map, the whole picture, and a command from process start to printed JSON.
 
-What comes in are the shipped bundles and references; what goes out are plain dictionaries for ``results/cost.json``.
-Every way that is timed is first checked to give the right answer.
+What comes in are the shipped bundles; what goes out are plain dictionaries for ``results/cost.json``.
 """
 
 from __future__ import annotations
@@ -22,16 +21,23 @@ import numpy as np
 from edge_runtime.bundle import default_bundles, open_bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.commands.opening import add_command
-from edge_runtime.engines import open_engine
+from edge_runtime.errors import UsageError
 from edge_runtime.files import write_text
 from edge_runtime.preprocess import decode, prepare
 from export.interleave import interleave, latency, ratio
+
+from .lineup import BARE, EAGER, FILES
+from .lineup import FILE as WAYS
+from .peer_models import BUNDLE, MODELS, PICTURE, QUIET, make_models
 
 if TYPE_CHECKING:
     from edge_runtime.commands.opening import Commands
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results" / "cost.json"
+LIGHT_STARTS = (BARE, "tflite-runtime", "ONNX Runtime INT8", "OpenVINO INT8")
+HEAVY_STARTS = ("TensorFlow's interpreter", EAGER, "Ultralytics, PyTorch", "Ultralytics, ncnn")
+"""Ways from a file whose start is timed, too; those that take seconds are started a sixth as often."""
 
 
 def add(commands: Commands) -> None:
@@ -45,16 +51,24 @@ def add(commands: Commands) -> None:
 def _measure(args: argparse.Namespace) -> None:
     from .tables import write_pages
 
+    for name in ("rounds", "processes"):
+        if getattr(args, name) < 1:
+            raise UsageError(f"--{name}", got=getattr(args, name), expected="at least 1")
+    make_models()
     found: dict[str, object] = {"machine": machine()}
     names = list(default_bundles())
-    for title, measure in (
-        ("class_map", lambda name: [class_map_cost(name, args.rounds, threads) for threads in (1, 2)]),
-        ("inference", lambda name: [inference_cost(name, max(args.rounds // 5, 20), threads) for threads in (1, 2)]),
-        ("answer", lambda name: answer_cost(name, sample(name), args.rounds)),
-        ("command", lambda name: command_cost(name, sample(name), args.processes)),
-    ):
-        sys.stderr.write(f"{title} ...\n")
-        found[title] = {name: measure(name) for name in names}
+    sys.stderr.write("graphs with and without class map ...\n")
+    found["class_map"] = {name: [class_map_cost(name, args.rounds, threads) for threads in (1, 2)] for name in names}
+    sys.stderr.write("the parts of an answer ...\n")
+    pictures = [(name, sample(name).read_bytes(), sample(name).name) for name in names]
+    pictures.append((BUNDLE, (MODELS / PICTURE).read_bytes(), PICTURE))
+    found["answer"] = [
+        {"bundle": name, **answer_cost(name, encoded, title, args.rounds)} for name, encoded, title in pictures
+    ]
+    sys.stderr.write("fresh processes ...\n")
+    found["start"] = start_cost(args.processes, max(args.processes // 6, 1))
+    sys.stderr.write("energy ...\n")
+    found["energy"] = energy_cost()
     write_text(RESULTS, json.dumps(found, indent=1) + "\n")
     write_pages()
     sys.stderr.write(f"{RESULTS} and the pages' tables are written\n")
@@ -125,89 +139,95 @@ def class_map_cost(name: str, rounds: int, threads: int) -> dict[str, Any]:
     }
 
 
-def inference_cost(name: str, rounds: int, threads: int) -> dict[str, Any]:
-    """Time the INT8 bundle against its fp32 reference in PyTorch, classification and Grad-CAM, interleaved."""
-    import torch
+def answer_cost(name: str, encoded: bytes, title: str, rounds: int) -> dict[str, Any]:
+    """Time the parts of one answer in a warm process, and the whole.
 
-    from train.network import autograd_gradcam
-    from train.run_folder import read_run
+    Args:
+        name: of a shipped bundle.
+        encoded: a picture.
+        title: of the picture.
+        rounds: timed runs of each part.
+    """
+    from edge_runtime.heatmap import heatmap
+    from edge_runtime.report import prediction_json
 
-    torch.set_num_threads(threads)
-    run = read_run(ROOT / "references" / name)
-    bundle = open_bundle(name)
-    engine = open_engine("litert", bundle, threads=threads)
-    pixels = _sample_pixels(name)
-    tensor = torch.from_numpy(pixels[None])
-
-    def eager() -> Any:
-        with torch.inference_mode():
-            return run.network(tensor)
-
-    top = int(np.argmax(engine.run(pixels)[0]))
-    if top != int(eager()[0].argmax()):
-        raise ValueError("bundle and reference disagree on the sample")
-    ways: dict[str, Callable[[], object]] = {
-        "INT8 bundle, class and heatmap": lambda: engine.run(pixels),
-        "PyTorch fp32, class": eager,
-        "PyTorch fp32, class and autograd Grad-CAM": lambda: (eager(), autograd_gradcam(run.network, tensor, top)),
-    }
-    times = interleave(ways, rounds)
-    base = times["INT8 bundle, class and heatmap"]
-    return {
-        "bundle": name,
-        "threads": threads,
-        "ways": {
-            way: dataclasses.asdict(latency(found))
-            | {"ratio": dict(zip(("value", "low", "high"), ratio(found, base), strict=True))}
-            for way, found in times.items()
-        },
-    }
-
-
-def answer_cost(name: str, picture: Path, rounds: int) -> dict[str, Any]:
-    """Time the parts of one answer in a warm process: decode, prepare, infer, judge, all."""
     classifier = Classifier.open(name, threads=1)
-    encoded = picture.read_bytes()
-    wanted = classifier.classify(encoded).label
-    preprocess = classifier.preprocess
+    wanted = classifier.classify(encoded)
+    preprocess, best = classifier.preprocess, int(np.argmax(wanted.logits))
     upright = decode(encoded)
     pixels = prepare(upright, preprocess)
     logits, class_map = classifier.engine.run(pixels)
+    if not np.array_equal(logits, wanted.logits):
+        raise ValueError("the parts are not those of the whole")
 
     def whole() -> None:
-        if classifier.classify(encoded).label != wanted:
+        found = classifier.classify(encoded)
+        prediction_json(title, found)
+        if found.label != wanted.label:
             raise ValueError("the answer changed")
 
     ways: dict[str, Callable[[], object]] = {
         "decode": lambda: decode(encoded),
-        "prepare": lambda: prepare(upright, preprocess),
+        "resize": lambda: prepare(upright, preprocess),
         "infer": lambda: classifier.engine.run(pixels),
+        "explain": lambda: heatmap(class_map, best),
         "judge": lambda: classifier.judge(pixels, pixels, logits, class_map),
+        "output": lambda: prediction_json(title, wanted),
         "all": whole,
     }
     times = interleave(ways, rounds)
-    size = f"{upright.width} x {upright.height}"
     parts = {way: dataclasses.asdict(latency(found)) for way, found in times.items()}
-    return {"bundle": name, "picture": f"{picture.name}, {size} px", "threads": 1, "parts": parts}
+    return {"picture": f"{title}, {upright.width} x {upright.height}", "threads": 1, "parts": parts}
 
 
-def command_cost(name: str, picture: Path, runs: int) -> dict[str, Any]:
-    """Time fresh processes from start to printed JSON; peak resident memory from the kernel's own account."""
-    command = [sys.executable, "-m", "edge_runtime", "classify", "--json", "--model", name, str(picture)]
-    warmup = 2  # fills the file cache and writes byte-compiled files
-    launcher = [sys.executable, str(Path(__file__).with_name("cold_start.py")), str(runs + warmup)]
-    done = subprocess.run([*launcher, *command], cwd=ROOT, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    if "label" not in json.loads(found["printed"]):
-        raise ValueError(f"the command gave no label: {found['printed']}")
-    times, rss = np.array(found["seconds"][warmup:]), found["rss_mb"][warmup:]
-    return {
-        "bundle": name,
-        "picture": picture.name,
-        "runs": runs,
-        "seconds": {f"p{q}": float(np.percentile(times, q)) for q in (50, 90, 99)},
-        "peak_rss_mb": float(max(rss)),
+def start_cost(runs: int, heavy_runs: int) -> dict[str, Any]:
+    """Time fresh processes from start to printed answer, and their peak resident memory: this runtime's and peers'."""
+    picture = MODELS / PICTURE
+    ours = [sys.executable, "-m", "edge_runtime", "classify", "--json"]
+    commands = {
+        f"`classify --json {sample(name).name}`": [*ours, "--model", name, str(sample(name))]
+        for name in default_bundles()
     }
+    commands["`classify --json`, 1024 x 768"] = [*ours, "--model", BUNDLE, str(picture)]
+    rows = [row for row in FILES if row.name in (*LIGHT_STARTS, *HEAVY_STARTS) and not row.missing()]
+    peers = {row.name: [row.way(1).python, str(WAYS), row.function, json.dumps(row.way(1).arguments)] for row in rows}
+    light = {name: command for name, command in peers.items() if name in LIGHT_STARTS}
+    heavy = {name: command for name, command in peers.items() if name in HEAVY_STARTS}
+    first = _starts({**commands, **light}, runs)
+    second = _starts(heavy, heavy_runs) if heavy else {"found": {}}
+    return {"floor_rss_mb": first["floor_rss_mb"], "found": {**first["found"], **second["found"]}}
+
+
+def _starts(commands: dict[str, list[str]], runs: int) -> dict[str, Any]:
+    warmup = 1  # fills the file cache and writes byte-compiled files
+    launcher = [sys.executable, str(Path(__file__).with_name("cold_start.py")), str(runs + warmup)]
+    environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*launcher, json.dumps(commands)], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    told = json.loads(done.stdout)
+    found = {}
+    for name, one in told["found"].items():
+        answer = json.loads(one["printed"].splitlines()[-1])  # engines print, too
+        if "label" not in answer and "answer" not in answer:
+            raise ValueError(f"{name} gave no answer: {one['printed']}")
+        found[name] = {
+            "runs": runs,
+            "seconds": {f"p{q}": float(np.percentile(one["seconds"][warmup:], q)) for q in (50, 90, 99)},
+            "peak_rss_mb": float(max(one["rss_mb"][warmup:])),
+        }
+    return {"floor_rss_mb": told["floor_rss_mb"], "found": found}
+
+
+def energy_cost() -> dict[str, Any] | None:
+    """Say what an answer takes, from a JPEG to a JSON line; None where this machine does not tell."""
+    from edge_runtime.report import prediction_json
+
+    from .energy import find_source, measure
+
+    classifier, encoded = Classifier.open(BUNDLE, threads=1), (MODELS / PICTURE).read_bytes()
+    found = measure(lambda: prediction_json(PICTURE, classifier.classify(encoded)), find_source())
+    return None if found is None else dataclasses.asdict(found)
 
 
 def sample(name: str) -> Path:

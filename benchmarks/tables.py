@@ -1,7 +1,7 @@
 """Tables: the README's figures, written from what was measured and from nothing else; and those of the other pages.
 
-What comes in are ``references/*/run.json`` and ``bundle-evaluation.json`` (accuracy), the shipped manifests (parity)
-and ``results/cost.json``; what goes out are tables. A test compares the pages with what this module would write.
+What comes in are ``references/*/run.json`` and ``bundle-evaluation.json`` (accuracy) and the shipped manifests
+(parity); what goes out are tables. A test compares the pages with what this module would write.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from . import (
     abstention_tables,
     arm_tables,
     compare_tables,
+    cost_tables,
     explanation_tables,
     hardening_tables,
     rig_tables,
@@ -29,7 +30,6 @@ from . import (
 from .markdown import with_tables
 
 ROOT = Path(__file__).resolve().parent.parent
-COST = Path(__file__).parent / "results" / "cost.json"
 PROTOCOLS = {"stratified": "-stratified", "grouped": ""}
 """Protocol -> what its folder in ``references`` adds to the task's name; the grouped one is shipped."""
 
@@ -100,55 +100,9 @@ def parity_table() -> str:
     return "\n\n".join(parts)
 
 
-def cost_table() -> str:
-    """Times and ratios of ``results/cost.json``."""
-    found = _read(COST)
-    machine = found["machine"]
-    task = next(iter(found["class_map"]))
-    parts = [f"MobileNetV2 224 px on {machine['cores']} cores of {machine['cpu']}, warm unless said otherwise."]
-    rows = []
-    for measured in found["inference"][task]:
-        for way, values in measured["ways"].items():
-            rows.append(
-                [
-                    way,
-                    str(measured["threads"]),
-                    *(f"{values[f'{q}_ms']:.2f}" for q in ("p50", "p90", "p99")),
-                    f"{values['ratio']['value']:.2f} [{values['ratio']['low']:.2f}, {values['ratio']['high']:.2f}]",
-                ]
-            )
-    head = ("inference, interleaved in one process", "threads", "p50 ms", "p90 ms", "p99 ms", "ratio of medians")
-    parts.append(markdown(head, rows))
-    rows = [
-        [
-            name,
-            str(one["threads"]),
-            f"{one['ratio']['value']:.4f} [{one['ratio']['low']:.4f}, {one['ratio']['high']:.4f}]",
-        ]
-        for name, both in found["class_map"].items()
-        for one in both
-    ]
-    parts.append(markdown(("graph with class map / the same graph without", "threads", "ratio of medians"), rows))
-    rows = []
-    for name, answer in found["answer"].items():
-        for part, values in answer["parts"].items():
-            title = f"{name}: {part}" + (f" ({answer['picture']})" if part == "decode" else "")
-            rows.append([title, *(f"{values[f'{q}_ms']:.2f}" for q in ("p50", "p90", "p99"))])
-    parts.append(markdown(("one answer, 1 thread", "p50 ms", "p90 ms", "p99 ms"), rows))
-    rows = [
-        [
-            f"`classify --json {one['picture']}`",
-            *(f"{one['seconds'][q]:.3f}" for q in ("p50", "p90", "p99")),
-            f"{one['peak_rss_mb']:.0f}",
-        ]
-        for one in found["command"].values()
-    ]
-    parts.append(markdown(("fresh process, start to printed JSON", "p50 s", "p90 s", "p99 s", "peak RSS, MB"), rows))
-    return "\n\n".join(parts)
-
-
 PAGES = {
-    ROOT / "README.md": {"accuracy": accuracy_table, "parity": parity_table, "cost": cost_table},
+    ROOT / "README.md": {"accuracy": accuracy_table, "parity": parity_table, "cost": cost_tables.short_table},
+    ROOT / "docs" / "benchmarks.md": cost_tables.TABLES,
     ROOT / "docs" / "study.md": study.TABLES,
     ROOT / "docs" / "explanations.md": explanation_tables.TABLES,
     ROOT / "docs" / "targets.md": {"sweeps": sweeps_table},

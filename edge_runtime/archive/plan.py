@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -40,6 +41,7 @@ class Settings:
         model: name of a default bundle, or a bundle's absolute path.
         bundle_id: what that was when the plan was made.
         engine: of `engines.ENGINES`.
+        isolate: the engine runs in a process that can neither reach files nor network.
         um_per_px: micrometres per pixel of all fields, None: measured in each; "scan" only.
         shard_pictures: in a shard at most, 1 to `MAX_SHARD_PICTURES`.
         root: absolute path of the folder that relative names start from.
@@ -51,6 +53,7 @@ class Settings:
     model: str
     bundle_id: str
     engine: str
+    isolate: bool
     um_per_px: float | None
     shard_pictures: int
     root: str
@@ -62,6 +65,7 @@ SAME = {
     "mode": "mode",
     "bundle_id": "bundle",
     "engine": "engine",
+    "isolate": "--isolate",
     "um_per_px": "--um-per-px",
     "shard_pictures": "pictures in a shard",
     "leukoscope": "leukoscope",
@@ -246,11 +250,12 @@ def _write(names: Iterable[str], stream: BinaryIO) -> tuple[str, int]:
 
 
 def _another(out: Path, got: str, expected: str) -> UsageError:
+    same = f"python -m edge_runtime archive --out {shlex.quote(str(out))}"
     return UsageError(
         f"{out}: holds another archive",
         got=got,
         expected=expected,
-        todo=f"--out with another folder; or go on with this one: python -m edge_runtime archive --out {out}",
+        todo=f"--out with another folder; or go on with this one: {same}",
     )
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..classifier import Classifier
-from ..errors import BundleError, LeukoscopeError, OutputError
+from ..errors import BundleError, EngineError, LeukoscopeError, OutputError
 from ..files import write_whole
 from .columns import Row, answer_row, error_row, scan_rows, schema, written
 from .plan import Job, Plan, names_of
@@ -29,6 +29,12 @@ GROUP_ROWS = 4096
 """Rows that are held and then written together."""
 
 COMPRESSION = "zstd"
+
+ENGINE_FAILURES = 30
+"""So many pictures in a row may fail for the engine before the work ends: rows of nothing but errors help nobody."""
+
+ISOLATED_FAILURES = 3
+"""After so many in a row an isolated engine is not started again by itself, see `isolation.Limits`; so it is here."""
 
 NOTHING = -1
 """Said instead of a picture's place when all of a shard are behind."""
@@ -78,16 +84,23 @@ class Shards:
             OutputError: this is another version of the program.
         """
         from .. import __version__
-        from ..scan import Scanner
 
         settings = plan.settings
         if settings.leukoscope != __version__:
             raise OutputError("another leukoscope here", got=__version__, expected=settings.leukoscope)
-        self._plan, self._node, self._classifier = plan, node, Classifier.open(settings.model, settings.engine, 1)
+        self._plan, self._node, self._failures = plan, node, 0
+        self._open()
         bundle = self._classifier.bundle
         if bundle.id != settings.bundle_id:
             raise BundleError(f"{settings.model}: another bundle here", got=bundle.id, expected=settings.bundle_id)
         self._schema: pa.Schema = schema(bundle, settings, node)
+
+    def _open(self) -> None:
+        from ..scan import Scanner
+
+        settings = self._plan.settings
+        opened = Classifier.open(settings.model, settings.engine, 1, isolate=settings.isolate)
+        self._classifier = replace(opened, aside=None)  # a second thread would take another worker's core
         scanner = Scanner(self._classifier, settings.um_per_px) if settings.mode == "scan" else None
         self._rows: Callable[[int, str, Tell], Iterator[Row]] = (
             self._classified if scanner is None else partial(self._scanned, scanner)
@@ -115,8 +128,11 @@ class Shards:
 
         rows, errors, abstained = 0, 0, 0
         held: list[Row] = []
-        with write_whole(self._plan.part(job.shard), f"{platform.node()}-") as stream:
-            writer = pq.ParquetWriter(stream, self._schema, compression=COMPRESSION)
+        part = self._plan.part(job.shard)
+        with (
+            write_whole(part, f"{platform.node()}-") as stream,
+            pq.ParquetWriter(stream, self._schema, compression=COMPRESSION) as writer,
+        ):
 
             def flush() -> None:
                 writer.write_batch(pa.RecordBatch.from_pylist(held, self._schema))
@@ -132,7 +148,6 @@ class Shards:
             tell(NOTHING)
             if held:
                 flush()
-            writer.close()
         return Done(job.shard, job.count, rows, errors, abstained, self._node)
 
     def _all(self, job: Job, tell: Tell) -> Iterator[Row]:
@@ -143,7 +158,9 @@ class Shards:
             tell(place)
             try:
                 yield from self._rows(place, name, tell)
+                self._failures = 0
             except LeukoscopeError as error:
+                self._count(error)
                 said = str(error).removeprefix(self._path(name)).removeprefix(name)  # some name it, some do not
                 yield self._failed(place, name, name + (said if said.startswith(": ") else f": {said}"))
             except MemoryError:
@@ -152,6 +169,18 @@ class Shards:
                 raise
             except Exception as error:  # noqa: BLE001 - one in a million must not cost the others; its row says it
                 yield self._failed(place, name, f"{name}: {type(error).__name__}: {error}")
+
+    def _count(self, error: LeukoscopeError) -> None:
+        """Count failures of the engine in a row: one may be a picture's fault, many are its own.
+
+        Raises:
+            EngineError: there were `ENGINE_FAILURES`.
+        """
+        self._failures = self._failures + 1 if isinstance(error, EngineError) else 0
+        if self._failures >= ENGINE_FAILURES:
+            raise EngineError(f"the engine failed on {self._failures} pictures in a row", got=error)
+        if self._failures and self._failures % ISOLATED_FAILURES == 0 and self._plan.settings.isolate:
+            self._open()
 
     def _failed(self, place: int, name: str, error: str) -> Row:
         return error_row(place, name, error, self._classifier.bundle.id)

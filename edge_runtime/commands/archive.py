@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .. import DEFAULT_MODEL
 from ..errors import OutputError, UsageError
 from ..guard import complain, plain
-from .opening import ENGINE_NAMES, add_command, open_classifier, quiet_libraries, trust_option
+from .opening import ENGINE_NAMES, add_command, isolate_option, open_classifier, quiet_libraries, trust_option
 from .output import FAILED, Pace, TerminalLine
 from .scan import MODEL as SCAN_MODEL
 
@@ -98,6 +99,7 @@ def add(commands: Commands) -> None:
         "--model", metavar="MODEL", help=f"name or path; default: {DEFAULT_MODEL}, with --scan {SCAN_MODEL}"
     )
     archive.add_argument("--engine", choices=ENGINE_NAMES, help="default: the plan's, else the first that is installed")
+    isolate_option(archive)
     trust_option(archive)
     archive.set_defaults(run=_archive)
 
@@ -108,14 +110,16 @@ def _archive(options: argparse.Namespace) -> int:
     from ..files import make_folder, require_writable
 
     out = Path(options.out).resolve()
-    asked = _Asked()
+    asked, sources = _Asked(), bool(options.pictures) or options.list is not None
+    if not sources and read_plan(out) is None:
+        raise UsageError(f"{out}: no archive there to go on with", todo="name pictures, folders, or a --list")
     with ExitStack() as stack:
         make_folder(out)
         stack.enter_context(claimed(out))
         require_writable(out)
         stack.enter_context(asked.listening())
         try:
-            plan, unlisted = _plan(options, out, read_plan(out))
+            plan, unlisted = _plan(options, out, read_plan(out), sources)
             return _work(options, plan, unlisted, asked)
         except KeyboardInterrupt:
             done = read_plan(out)
@@ -125,7 +129,7 @@ def _archive(options: argparse.Namespace) -> int:
                 done.tidy()
                 parts = len(done.offsets) - len(done.missing())
                 said = f"stopped with {parts:,} of {len(done.offsets):,} shards done"
-                complain(f"{said}; go on: python -m edge_runtime archive --out {options.out}", "note")
+                complain(f"{said}; go on: python -m edge_runtime archive --out {shlex.quote(options.out)}", "note")
             return asked.status
 
 
@@ -148,7 +152,7 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError("--shard", got=options.shard, expected=f"1 to {MAX_SHARD_PICTURES}")
 
 
-def _plan(options: argparse.Namespace, out: Path, made: Plan | None) -> tuple[Plan, int]:
+def _plan(options: argparse.Namespace, out: Path, made: Plan | None, sources: bool) -> tuple[Plan, int]:
     """Return the plan, as it is or made now, and how many folders could not be listed."""
     from ..archive.lists import listed, named, of_this_place
     from ..archive.plan import make_plan, require_same_list
@@ -156,9 +160,6 @@ def _plan(options: argparse.Namespace, out: Path, made: Plan | None) -> tuple[Pl
     from ..preprocess import PICTURE_SUFFIXES
     from ..slides import SLIDE_SUFFIXES
 
-    sources = bool(options.pictures) or options.list is not None
-    if made is None and not sources:
-        raise UsageError(f"{out}: no archive there to go on with", todo="name pictures, folders, or a --list")
     settings = _settings(options, made, sources)
     if made is not None:
         made.require(settings)
@@ -199,6 +200,7 @@ def _settings(options: argparse.Namespace, made: Plan | None, sources: bool) -> 
             um_per_px = planned.um_per_px
         if options.engine is None:
             options.engine = planned.engine
+        options.isolate = options.isolate or planned.isolate
     usual = SCAN_MODEL if mode == "scan" else DEFAULT_MODEL
     model = options.model or (planned.model if planned is not None and planned.mode == mode else usual)
     options.threads = 1
@@ -208,7 +210,7 @@ def _settings(options: argparse.Namespace, made: Plan | None, sources: bool) -> 
     shard = options.shard or (planned.shard_pictures if planned is not None else SHARD_PICTURES[mode])
     bundle = classifier.bundle
     name = model if os.path.basename(model) == model and not os.path.isdir(model) else str(bundle.root)
-    return Settings(mode, name, bundle.id, classifier.engine.name, um_per_px, shard, root)
+    return Settings(mode, name, bundle.id, classifier.engine.name, options.isolate, um_per_px, shard, root)
 
 
 def _counted(names: Iterator[str], silent: bool) -> Iterator[str]:

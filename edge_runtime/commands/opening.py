@@ -66,6 +66,11 @@ def engine_options(parser: argparse.ArgumentParser, threads: int | None = None) 
     parser.add_argument(
         "--threads", type=int, default=threads, metavar="N", help=f"for one inference; default: {usual}"
     )
+    isolate_option(parser)
+
+
+def isolate_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--isolate``."""
     parser.add_argument(
         "--isolate",
         action="store_true",

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.classifier import Classifier
-from edge_runtime.commands.opening import quiet_engine
+from edge_runtime.commands.opening import quiet_libraries
 from edge_runtime.engines import ENGINES
 from edge_runtime.errors import UsageError
 from edge_runtime.familiarity import describe
@@ -52,7 +52,7 @@ def _run(options: argparse.Namespace) -> None:
         raise error
 
     pictures = find_pictures(options.pictures, unlisted)
-    with quiet_engine():
+    with quiet_libraries():
         found = raw_outputs(options.model, options.engine, pictures)
     with write_whole(options.out) as stream:
         np.savez_compressed(stream, **found)

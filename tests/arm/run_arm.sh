@@ -65,7 +65,7 @@ done
 controls="max bare"
 models=$(cd "$repository/edge_runtime/bundles" && echo *)
 [ "$(uname -m)" = x86_64 ] || stop "the reference is x86-64, and this is $(uname -m)" 2
-[[ $per_class =~ ^[1-9][0-9]*$ ]] || stop "--per-class: got $per_class, expected a whole number from 1" 2
+[[ $per_class =~ ^[0-9]+$ ]] || stop "--per-class: got $per_class, expected a whole number" 2
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || stop "--jobs: got $jobs, expected a whole number from 1" 2
 for cpu in $cpus; do
     [[ " $controls " == *" $cpu "* || -e $here/cpuinfo-$cpu ]] || stop "no $here/cpuinfo-$cpu: write it as that board's kernel does" 2
@@ -138,15 +138,17 @@ make_root() { # SUITE ARCHITECTURE
 # An environment for each engine. Arm gets the versions that x86 got: the processor is to be the only difference.
 install() { # SUITE ARCHITECTURE ENGINE
     local root=$work/roots/$1-$2 venv=/opt/$3 cpu=native
-    local pins=/work/roots/$1-$3.txt stamp
+    local pins=/work/roots/$1-$3.txt file stamp
+    file=/work/wheel/$(basename "$wheel")
     stamp=$(sha256sum "$wheel" | cut -d' ' -f1)
     [ "$(cat "$root$venv/.wheel" 2>/dev/null)" != "$stamp" ] || return 0
     say "the wheel with $3 into $1, $2"
     [ "$2" = amd64 ] || cpu=bare
     [ -x "$root$venv/bin/pip" ] || inside "$root" $cpu python3 -m venv "$venv"
     if [ "$2" = amd64 ]; then : >"$work/roots/$1-$3.txt"; fi
-    inside "$root" $cpu "$venv/bin/pip" install --quiet --force-reinstall --only-binary :all: --constraint "$pins" \
-        "/work/wheel/$(basename "$wheel")[$3]"
+    # What it needs, where that is not there yet, and then the wheel itself anew: its version may be the same.
+    inside "$root" $cpu "$venv/bin/pip" install --quiet --only-binary :all: --constraint "$pins" "$file[$3]"
+    inside "$root" $cpu "$venv/bin/pip" install --quiet --force-reinstall --no-deps "$file"
     if [ "$2" = amd64 ]; then inside "$root" $cpu "$venv/bin/pip" freeze --exclude leukoscope >"$work/roots/$1-$3.txt"; fi
     echo "$stamp" >"$root$venv/.wheel"
 }
@@ -183,6 +185,7 @@ rm -rf "$work/pictures" "$work/outputs"
 for model in $models; do
     mkdir -p "$work/pictures/$model"
     cp -r "$repository/samples/$model" "$work/pictures/$model/samples"
+    [ "$per_class" != 0 ] || continue
     (cd "$repository" && "$python" -m train render --task "$model" --per-class "$per_class" --out "$work/pictures/$model/rendered" >/dev/null)
 done
 for pair in ${own[@]+"${own[@]}"}; do cp -rL "${pair#*=}" "$work/pictures/${pair%%=*}/own"; done

@@ -96,7 +96,7 @@ def script(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["--cpu", "cortex-a72"], "no such option: --cpu"),
         (["--cpus"], "--cpus needs a value"),
         (["--cpus", "cortex-a999"], "cpuinfo-cortex-a999"),
-        (["--per-class", "0"], "--per-class: got 0"),
+        (["--per-class", "few"], "--per-class: got few"),
         (["--jobs", "many"], "--jobs: got many"),
         (["--own", "nothing=/tmp"], "--own: got nothing=/tmp"),
         (["--python", "/nowhere/python"], "/nowhere/python is not there"),

@@ -20,7 +20,7 @@ def test_a_list_is_never_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_way_is_summed_up_against_the_plain_classifier_of_its_round() -> None:
     rounds = {
-        "classify, one process": [{"pictures_per_s": pace, "running_per_s": pace} for pace in (100.0, 50.0, 10.0)],
+        "classify, one thread": [{"pictures_per_s": pace, "running_per_s": pace} for pace in (100.0, 50.0, 10.0)],
         "2 workers": [
             {"pictures_per_s": 90.0, "running_per_s": pace, "worker_peak_rss_mib": 100.0 + pace}
             for pace in (190.0, 90.0, 20.0)

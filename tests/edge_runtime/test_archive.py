@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import os
 import re
@@ -23,8 +24,10 @@ from edge_runtime.archive import lists
 from edge_runtime.archive.columns import column_types
 from edge_runtime.archive.lists import listed, named, of_this_place
 from edge_runtime.archive.plan import MODES, Job, Settings, make_plan, names_of, read_plan
+from edge_runtime.archive.shard import Shards
 from edge_runtime.classifier import Classifier
-from edge_runtime.errors import UsageError
+from edge_runtime.engines import Engine
+from edge_runtime.errors import EngineError, UsageError
 from edge_runtime.preprocess import PICTURE_SUFFIXES
 from edge_runtime.scan import Scanner
 from train.render import render_field
@@ -109,7 +112,7 @@ def test_a_list_from_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch, folde
 
 def test_a_plan_deals_names_of_every_kind(tmp_path: Path) -> None:
     names = ["a.png", "two\nlines.png", os.fsdecode(b"\xff.png"), "ü.png", "e.png"]
-    settings = Settings("classify", "m", "m@1", "litert", None, 2, "/")
+    settings = Settings("classify", "m", "m@1", "litert", False, None, 2, "/")
     plan = make_plan(tmp_path, names, settings)
     assert read_plan(tmp_path) == plan and plan.pictures == 5 and len(plan.offsets) == 3
     dealt = [list(names_of(plan, plan.job(shard))) for shard in range(3)]
@@ -248,10 +251,12 @@ def test_another_plan_is_refused(
         ("--model", "all-subtypes"): "got bundle all-subtypes",
         ("--scan", "--model", "blood-cells"): "got mode scan, expected mode classify",
         ("--engine", "onnxruntime"): "onnxruntime",
+        ("--isolate",): "got --isolate True, expected --isolate False",
     }
     for change, said in changes.items():
         status, text, err = run("archive", "--out", tmp_path / "out", *usual, *change)
-        assert status in (1, 2) and text == "" and len(err) == 1 and said in err[0]
+        assert status in (1, 2) and text == "" and said in err[-1]
+        assert all("isolat" in line for line in err[:-1])  # how well, where it was asked for
     plan = json.loads(before["_plan.json"])
     plan["leukoscope"] = "0.0.1"
     (tmp_path / "out" / "_plan.json").write_text(json.dumps(plan), encoding="utf-8")
@@ -259,6 +264,44 @@ def test_another_plan_is_refused(
     assert status == 2 and len(err) == 1 and "expected leukoscope 0.0.1" in err[0]
     (tmp_path / "out" / "_plan.json").write_bytes(before["_plan.json"])
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_an_engine_that_only_fails_ends_it(
+    folder: Path, tmp_path: Path, valid_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{folder}/{n % 5}.png" for n in range(20)]
+    bundle = Classifier.open(valid_bundle).bundle
+    settings = Settings("classify", str(valid_bundle), bundle.id, "litert", False, None, 20, "/")
+    plan = make_plan(tmp_path, names, settings)
+    shards, asked, honest = Shards(plan), itertools.count(), Engine.run
+
+    def run(self: Engine, pixels: Any) -> Any:
+        if next(asked) in failing:
+            raise EngineError("litert failed on a picture")
+        return honest(self, pixels)
+
+    monkeypatch.setattr(Engine, "run", run)
+    monkeypatch.setattr("edge_runtime.archive.shard.ENGINE_FAILURES", 4)
+    failing = {3, 4, 5, 7, 8}
+    done = shards.write(plan.job(0), lambda place: None)
+    assert (done.rows, done.errors) == (20, 5)
+    assert [row["row"] for row in rows(tmp_path) if row["error"]] == sorted(failing)
+    plan.part(0).unlink()
+    failing = set(range(26, 30))
+    with pytest.raises(EngineError, match="the engine failed on 4 pictures in a row: got litert failed"):
+        shards.write(plan.job(0), lambda place: None)
+    assert plan.missing() == [0] and not list(tmp_path.glob(".*.part"))
+
+
+def test_an_isolated_archive_is_the_same(run: Run, folder: Path, tmp_path: Path, valid_bundle: Path) -> None:
+    usual = ("archive", "--model", valid_bundle, "--workers", 1, folder)
+    assert run(*usual, "--out", tmp_path / "plain")[0] == 1
+    status, _, err = run(*usual, "--out", tmp_path / "isolated", "--isolate")
+    if status == 2 and "isolate" in err[-1]:
+        pytest.skip(err[-1])
+    timeless = [[{**row, "total_ms": None} for row in rows(tmp_path / name)] for name in ("plain", "isolated")]
+    assert status == 1 and timeless[0] == timeless[1]
+    assert json.loads((tmp_path / "isolated" / "_plan.json").read_text(encoding="utf-8"))["isolate"] is True
 
 
 def test_damage_in_the_folder_is_one_line(run: Run, folder: Path, tmp_path: Path, valid_bundle: Path) -> None:

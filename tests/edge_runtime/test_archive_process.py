@@ -230,7 +230,9 @@ def plan(pictures: Path, tmp_path: Path, valid_bundle: Path) -> Plan:
     (tmp_path / "out").mkdir()
     bundle = open_bundle(valid_bundle)
     return make_plan(
-        tmp_path / "out", names, Settings("classify", str(valid_bundle), bundle.id, "litert", None, 4, str(tmp_path))
+        tmp_path / "out",
+        names,
+        Settings("classify", str(valid_bundle), bundle.id, "litert", False, None, 4, str(tmp_path)),
     )
 
 
