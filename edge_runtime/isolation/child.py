@@ -143,7 +143,7 @@ class Child:
     def failed(self, what: str, stated: dict[str, Any]) -> EngineError:
         """End it and return the error that it told of."""
         self._end()
-        return EngineError(f"{self._where}: {what}", got=said(stated))
+        return EngineError(f"{self._where}: {what}", got=stated["error"])
 
 
 def _start_kept(
@@ -204,8 +204,3 @@ def _signal(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # most of the real-time signals have no name
         return f"signal {number}"
-
-
-def said(stated: dict[str, Any]) -> str:
-    """Return the error that a child tells of: as much as fits on a line."""
-    return str(stated["error"])[:400]

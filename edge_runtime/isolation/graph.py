@@ -22,7 +22,7 @@ from ..graphs import Graph, Tensor
 from ..json_reader import is_number
 from ..manifest import IOSpec
 from . import Layer
-from .child import Child, said
+from .child import Child
 
 _OUTPUT_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int16": 2}
 _MAX_TENSORS, _MAX_SIDES = 64, 8
@@ -123,7 +123,7 @@ class _Isolated:
         stated, blobs = child.ask(asked, [pixels.data.cast("B")], self._limits.run_s, most)
         if "error" in stated:
             self._deaths = 0
-            raise EngineError(f"{self._where}: the isolated engine failed on a picture", got=said(stated))
+            raise EngineError(f"{self._where}: the isolated engine failed on a picture", got=stated["error"])
         described = stated.get("outputs")
         if not isinstance(described, list) or len(described) != 2 or len(blobs) != 2:
             raise child.nonsense()
