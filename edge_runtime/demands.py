@@ -9,7 +9,9 @@ on a small board the first one kills the program, and the second one stops it. T
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from PIL import ExifTags, Image
 
@@ -46,8 +48,13 @@ FREE_BYTES = 64 * 1024 * 1024
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 
 
-def check_demands(picture: Image.Image, encoded: bytes, name: str) -> None:
-    """Refuse a picture that would take too much time or more memory than there is.
+_LARGE = threading.Lock()
+"""Large pictures are decoded one at a time: two that are asked about together would both be given the same memory."""
+
+
+@contextmanager
+def admitted(picture: Image.Image, encoded: bytes, name: str) -> Iterator[None]:
+    """Refuse a picture that would take too much time or more memory than there is; else decode it within.
 
     Args:
         picture: opened, not decoded.
@@ -64,7 +71,14 @@ def check_demands(picture: Image.Image, encoded: bytes, name: str) -> None:
         if scans > MAX_JPEG_SCANS:
             raise ImageError(f"{name}: too slow to decode", got=f"{scans} scans", expected=f"at most {MAX_JPEG_SCANS}")
     if _needed(picture, scans) < FREE_BYTES:
+        yield
         return
+    with _LARGE:
+        _check_room(picture, encoded, scans, name)
+        yield
+
+
+def _check_room(picture: Image.Image, encoded: bytes, scans: int, name: str) -> None:
     free = room_bytes()
     if free is None or _needed(picture, scans) + ANSWER_BYTES <= free:
         return

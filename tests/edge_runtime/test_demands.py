@@ -6,13 +6,16 @@ import io
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from bundle_maker import encoded, smear
 from PIL import Image
 
-from edge_runtime import demands
+from edge_runtime import demands, preprocess
 from edge_runtime.demands import jpeg_scans
 from edge_runtime.errors import ImageError
 from edge_runtime.preprocess import decode
@@ -41,6 +44,26 @@ def test_where_nobody_says_how_much_there_is_everything_is_tried(monkeypatch: py
     monkeypatch.setattr(demands, "room_bytes", lambda: None)
     monkeypatch.setattr(demands, "FREE_BYTES", 1)
     assert decode(encoded(FIELD)).size == (48, 48)
+
+
+def test_large_pictures_are_asked_for_and_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    large, inside, most = encoded(Image.new("L", (4500, 4000)), "JPEG"), [0], [0]
+
+    def asked() -> int:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.02)
+        return 10**9
+
+    def upright(picture: Image.Image) -> Image.Image:
+        inside[0] -= 1
+        return picture
+
+    monkeypatch.setattr(demands, "room_bytes", asked)
+    monkeypatch.setattr(preprocess, "_upright", upright)
+    with ThreadPoolExecutor(4) as pool:
+        assert [picture.size for picture in pool.map(decode, 4 * [large])] == 4 * [(4500, 4000)]
+    assert most == [1], "else all of them would be promised the same memory"
 
 
 @pytest.mark.parametrize(
@@ -127,8 +150,6 @@ def test_a_phones_picture_is_not_refused_without_need(
     for free, refused in ((megabytes, False), (megabytes - 1, True)):
         monkeypatch.setattr(demands, "room_bytes", lambda free=free: 1_000_000 * free)
         with Image.open(io.BytesIO(content)) as picture:
-            if refused:
-                with pytest.raises(ImageError, match="too large for this machine's memory"):
-                    demands.check_demands(picture, content, "x")
-            else:
-                demands.check_demands(picture, content, "x")
+            told = pytest.raises(ImageError, match="too large for this machine's memory") if refused else nullcontext()
+            with told, demands.admitted(picture, content, "x"):
+                assert not refused
