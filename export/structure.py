@@ -269,8 +269,6 @@ def _by_level(levels: npt.NDArray[np.uint8], seen: npt.NDArray[Any]) -> npt.NDAr
 
 def _openvino_levels(files: dict[str, bytes]) -> npt.NDArray[np.float64]:
     """Return what the first convolution sees of the 256 levels, by running the graph up to there."""
-    import openvino
-
     from .to_openvino import read_openvino
 
     graph = read_openvino(files)

@@ -26,8 +26,7 @@ def to_openvino(onnx: bytes) -> dict[str, bytes]:
 
 def _convert(onnx: bytes) -> dict[str, bytes]:
     _core()
-    import openvino
-
+    openvino = import_engine("openvino")
     with tempfile.TemporaryDirectory(prefix="leukoscope-export-") as name:
         folder = Path(name)
         (folder / "model.onnx").write_bytes(onnx)
@@ -48,7 +47,7 @@ def read_openvino(files: dict[str, bytes]) -> Any:
 
 def _core() -> Any:
     try:
-        import openvino
+        openvino = import_engine("openvino")
     except ImportError as error:
         todo = 'pip install "leukoscope[export]"'
         raise ExportError("OpenVINO is not installed", got=str(error), todo=todo) from None
