@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from edge_runtime.graphs import import_engine
+
 from .errors import ExportError
 from .own_process import own_process
 
