@@ -14,14 +14,20 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing import Pipe
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
+from .demands import ANSWER_BYTES, FREE_BYTES, bytes_per_pixel
 from .errors import EngineError, LeukoscopeError, UsageError
 from .field_worker import FAILED, LAST, OPEN, PART, START, TILE, TILES, Setup
+from .preprocess import FORMATS
+from .room import room_bytes
 
 if TYPE_CHECKING:
     from .scan import FieldScan, Progress, Scanner
@@ -102,6 +108,7 @@ class FieldWorkers:
                 scanner.judge,
             )
         )
+        self._count = count
         self.ahead = AHEAD * count
         """So many pictures should be handed over before the first is taken."""
         self._jobs: SimpleQueue[Handed | None] = SimpleQueue()
@@ -111,6 +118,23 @@ class FieldWorkers:
         self._leaders = [threading.Thread(target=self._lead, name="field-worker", daemon=True) for _ in range(count)]
         for leader in self._leaders:
             leader.start()
+
+    def has_room(self, path: str) -> bool:
+        """Say whether memory has room for as many pictures like this one as there are workers.
+
+        All of them may be decoded at once, and each is promised the same free memory.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow's own size warning
+                with Image.open(path, formats=FORMATS) as picture:
+                    needed = picture.width * picture.height * bytes_per_pixel(picture)
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, who decodes it says so better
+            return True
+        if needed < FREE_BYTES:
+            return True
+        free = room_bytes()
+        return free is None or self._count * (needed + ANSWER_BYTES) <= free
 
     def hand(self, path: str, name: str) -> Handed:
         """Hand a picture over. All that are handed must be taken, in the same order.

@@ -183,19 +183,24 @@ def _may_be_handed(picture: str) -> bool:
 
 
 def _in_turn(pictures: Sequence[str], scanner: Scanner, workers: FieldWorkers | None) -> Iterator[tuple[str, Looks]]:
-    """Give the pictures' names in order, and what looks at each; workers are handed theirs before its turn comes."""
+    """Give the pictures' names in order, and what looks at each; workers are handed theirs before its turn comes.
+
+    While this process itself looks at one, workers rest: what that needs may be all the memory there is.
+    """
     from ..slides import is_slide
 
     ahead: deque[tuple[str, Looks]] = deque()
     for picture in pictures:
         name = "stdin" if picture == "-" else picture
-        if workers and _may_be_handed(picture) and not is_slide(picture):
+        if workers and _may_be_handed(picture) and not is_slide(picture) and workers.has_room(picture):
             handed = workers.hand(os.path.realpath(picture), name)  # /dev/stdin is another one there
             ahead.append((name, partial(workers.take, handed)))
+            if len(ahead) >= workers.ahead:
+                yield ahead.popleft()
         else:
-            ahead.append((name, partial(_fields, scanner, picture, name)))
-        if workers is None or len(ahead) >= workers.ahead:
-            yield ahead.popleft()
+            while ahead:
+                yield ahead.popleft()
+            yield name, partial(_fields, scanner, picture, name)
     yield from ahead
 
 

@@ -166,6 +166,24 @@ def test_what_only_this_process_can_read_stays_here(fields: Path, tmp_path: Path
     assert process.returncode == 1 and err.decode().splitlines() == ["error: missing.png: no such file"]
 
 
+def test_pictures_that_fit_only_one_by_one_stay_here(run, fields: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[str] = []
+
+    class Heard(FieldWorkers):
+        def hand(self, path: str, name: str) -> Handed:
+            handed.append(Path(path).name)
+            return super().hand(path, name)
+
+    alone = run("scan", fields, "--workers", 1)
+    monkeypatch.setattr(field_workers, "FREE_BYTES", 2_000_000)  # the wide one needs more
+    monkeypatch.setattr(field_workers, "FieldWorkers", Heard)
+    for free_bytes in (90_000_000, 75_000_000):
+        monkeypatch.setattr(field_workers, "room_bytes", lambda free_bytes=free_bytes: free_bytes)
+        assert run("scan", fields, "--workers", 2) == alone
+    names = ["0.png", "1-wide.png", "1.png", "2.png", "3.png", "broken.png", "empty.png"]
+    assert handed == names + [name for name in names if name != "1-wide.png"]
+
+
 def test_tiles_are_shown_as_they_are_begun(
     started: Callable[[int], FieldWorkers], scanner: Scanner, fields: Path
 ) -> None:
