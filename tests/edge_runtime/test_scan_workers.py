@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -212,6 +213,20 @@ def test_no_more_than_agreed_waits_for_its_turn(
     time.sleep(0.3)
     assert len(first._said) == len(second._said) == 1
     assert told(list(workers.take(first)))[0]["field"] == "a" and told(list(workers.take(second)))[0]["field"] == "b"
+
+
+def test_closed_before_all_is_taken_nobody_waits(
+    started: Callable[[int], FieldWorkers], fields: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(field_workers, "AHEAD_BYTES", 1)
+    workers = started(1)
+    wide, next_one = (workers.hand(str(fields / "1-wide.png"), name) for name in "ab")
+    until(lambda: wide._said)
+    time.sleep(0.3)  # its leader waits for room
+    closing = threading.Thread(target=workers.close, daemon=True)
+    closing.start()
+    closing.join(BOUND_S)
+    assert not closing.is_alive() and len(next_one._said) <= 1
 
 
 # -------------------------------------------------------------------------------------------------------- how many
