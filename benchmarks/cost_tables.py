@@ -9,7 +9,7 @@ from typing import Any
 from train.layout import markdown
 
 from .aims import Aim, aims, by_name, fastest_floor
-from .lineup import FLOOR, RUNTIME
+from .lineup import FLOOR, ONE_CPU, RUNTIME
 
 RESULTS = Path(__file__).parent / "results"
 TIMES = f"times {RUNTIME}"
@@ -51,7 +51,8 @@ def short_table() -> str:
     parts.append(start_table())
     load = f"load {found['load_before']:.1f} before" if "load_before" in found else "the load before was not recorded"
     place = f"{machine['cores']} cores of {machine['cpu']}, {load}; in turns, each in a process of its own."
-    return "\n\n".join((f"MobileNetV2 at 224 px, on {place}", *parts))
+    aside = f'Threads are the engine\'s; "{RUNTIME}" judges on a spare CPU meanwhile, "{ONE_CPU}" has none to spare.'
+    return "\n\n".join((f"MobileNetV2 at 224 px, on {place} {aside}", *parts))
 
 
 def _brief(one: dict[str, Any] | None) -> tuple[str, str]:

@@ -371,4 +371,6 @@ def main(function: str, arguments: str) -> None:
 
 
 if __name__ == "__main__":
+    # As in ``contender``: what lies beside this file must not stand in for packages of the same name.
+    sys.path[:] = [place for place in sys.path if place != os.path.dirname(os.path.realpath(__file__))]
     main(*sys.argv[1:])

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import compare, permutation, revisions
+from benchmarks import compare, permutation, revisions, workloads
 from benchmarks.__main__ import main
 from benchmarks.compare_proof import KINDS, plan, slow_down
+from benchmarks.contest import Outcome, Way
 from benchmarks.permutation import LEAST_BLOCKS, LEVEL, chances, effects, judge
 
 RECORDED = Path(__file__).with_name("recorded_turns.json")
@@ -149,6 +150,36 @@ def test_every_workload_runs(name: str, folders: tuple[str, str], tmp_path: Path
     row = compare.WORKLOADS[name]
     assert timed.a_ms.shape == timed.b_ms.shape == (1, row.rounds, row.runs)
     assert min(timed.a_ms.min(), timed.b_ms.min()) > 1 and timed.answers[0] == timed.answers[1] != []
+
+
+@pytest.mark.parametrize("name", ["pixels", "file", "scan"])
+def test_a_workload_is_on_one_cpu_before_anything_is_opened(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(workloads, "_stay_on", lambda cpu: done.append(f"stays on {cpu}"))
+
+    def open_(*_: object) -> None:
+        done.append("opens")
+        raise RuntimeError
+
+    monkeypatch.setattr(workloads, "_open", open_)
+    with pytest.raises(RuntimeError):
+        getattr(workloads, name)(str(ROOT), 3, "a.jpg", "all-subtypes")
+    assert done == ["stays on 3", "opens"]  # else a spare CPU is seen, and judges on a thread that nobody times
+
+
+def test_a_system_that_does_not_tell_waits_is_named(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def contest(ways: list[Way], rounds: int, runs: int, *_: object) -> dict[str, Outcome]:
+        times = np.ones((rounds, runs))
+        return {way.name: Outcome(1, 1, times, times * np.nan, "x", 1) for way in ways}
+
+    monkeypatch.setattr(compare, "contest", contest)
+    assert main(["compare", *folders, "--workload", "pixels", "--json"]) == 0
+    said = capsys.readouterr()
+    (one,) = json.loads(said.out)["workloads"]
+    assert one["waited"] is None and one["verdict"] == "same" and one["a_ms"] == 1
+    assert said.err.startswith("warning: this system does not tell who waits") and said.err.count("\n") == 1
 
 
 def test_revisions_and_folders(tmp_path: Path) -> None:

@@ -134,6 +134,17 @@ def test_ratios_are_of_the_same_rounds() -> None:
     assert (ours["load_ms"], ours["first_ms"], ours["peak_rss_mb"]) == (5, 6, 50)
 
 
+def test_a_way_that_sat_out_is_held_against_the_rounds_that_it_took_part_in() -> None:
+    rows = (_row(PIXELS, RUNTIME), _row(PIXELS, BARE))
+    drift = np.linspace(1, 3, 20)[:, None] * np.ones((1, 4))
+    early = np.where(np.arange(20)[:, None] < 5, 4 * drift, np.nan)
+    outcomes = {RUNTIME: Outcome(9, 9, drift, 0 * drift, 7, 50), BARE: Outcome(9, 9, early, 0 * drift, 7, 50)}
+    ours, slow = side_by_side.summaries(rows, outcomes, outcomes)
+    assert (ours["samples"], slow["samples"]) == (80, 20)
+    assert slow["ratios"][RUNTIME] == [4.0, 4.0, 4.0] and ours["ratios"][BARE] == [0.25, 0.25, 0.25]
+    assert slow["p50_ms"] == pytest.approx(np.median(early[:5])) and slow["p99_ms"] > 0
+
+
 def test_every_row_can_be_told_apart_and_is_in_ways() -> None:
     for rows in SERIES.values():
         assert len({row.name for row in rows}) == len(rows)
@@ -148,7 +159,14 @@ def test_every_row_can_be_told_apart_and_is_in_ways() -> None:
 
 
 def _entry(name: str, p50_ms: float, **ratios: float) -> dict[str, Any]:
-    bases = {"runtime": RUNTIME, "unjudged": UNJUDGED, "bare": BARE, "floor": f"{FLOOR}fast", "full": f"{FLOOR}full"}
+    bases = {
+        "runtime": RUNTIME,
+        "unjudged": UNJUDGED,
+        "one": ONE_CPU,
+        "bare": BARE,
+        "floor": f"{FLOOR}fast",
+        "full": f"{FLOOR}full",
+    }
     return {
         "name": name,
         "precision": "INT8",
@@ -172,7 +190,7 @@ def results() -> tuple[dict[str, Any], dict[str, Any]]:
         _entry(RUNTIME, 3.0, runtime=1, bare=1.8),
         _entry(UNJUDGED, 1.7, bare=1.05),
         _entry(BARE, 1.6, runtime=0.55),
-        _entry(lineup.EAGER, 13.0, runtime=4.3, unjudged=8.1),
+        _entry(lineup.EAGER, 13.0, runtime=4.3, unjudged=8.1, one=3.9),
     ]
     files = [
         _entry(RUNTIME, 8.0, runtime=1, floor=1.3, full=1.1, bare=0.6),
@@ -180,8 +198,9 @@ def results() -> tuple[dict[str, Any], dict[str, Any]]:
         {**_entry(f"{FLOOR}fast", 5.0), "pixels_off": 0.0},
         {**_entry(f"{FLOOR}full", 7.0), "pixels_off": 0.0},
         {**_entry(f"{FLOOR}careless", 1.0), "pixels_off": 0.1},
-        _entry("ONNX Runtime INT8", 9.0, runtime=1.005),
-        _entry(BARE, 12.0, runtime=1.5),
+        _entry("ONNX Runtime INT8", 9.0, runtime=1.005, one=0.9),
+        _entry("tflite-runtime", 8.9, runtime=1.2, one=0.8),  # its runs were those of quieter rounds
+        _entry(BARE, 12.0, runtime=1.5, one=1.3),
     ]
     throughput = [{**_entry("this runtime, 1 instance", 16.0), "pictures": 16, "pictures_per_s": 333.0}]
     starts = {
@@ -209,13 +228,18 @@ def test_aims_say_met_short_or_not_measured(results: tuple[dict[str, Any], dict[
     assert found == [
         (UNJUDGED, 1.10, (1.05,), "met"),
         (RUNTIME, 1.10, (1.8,), "SHORT"),
+        (ONE_CPU, 1.10, (), "not measured"),
         (f"{UNJUDGED}, by {FLOOR}fast", 1.15, (1.1,), "met"),
         (f"{RUNTIME}, by {FLOOR}fast", 1.15, (1.3,), "SHORT"),
+        (f"{ONE_CPU}, by {FLOOR}fast", 1.15, (), "not measured"),
         (UNJUDGED, 8.0, (8.1,), "met"),
         (RUNTIME, 8.0, (4.3,), "SHORT"),
+        (ONE_CPU, 8.0, (3.9,), "SHORT"),
         (UNJUDGED, 30.0, (), "not measured"),
         (RUNTIME, 30.0, (), "not measured"),
-        ("ONNX Runtime INT8", 1.0, (1.005,), "met, but not beyond doubt"),
+        (ONE_CPU, 30.0, (), "not measured"),
+        (f"ONNX Runtime INT8, by {RUNTIME}", 1.0, (1.005,), "met, but not beyond doubt"),
+        (f"tflite-runtime, by {ONE_CPU}", 1.0, (0.8,), "SHORT"),
         ("`classify --json a.jpg`", 0.25, (0.2,), "met"),
         ("`classify --json a.jpg`", 65.0, (70.0,), "SHORT"),
     ]
@@ -224,8 +248,8 @@ def test_aims_say_met_short_or_not_measured(results: tuple[dict[str, Any], dict[
 def test_a_careless_decoder_is_no_floor_and_a_floor_no_peer(results: tuple[dict[str, Any], dict[str, Any]]) -> None:
     files = {one["name"]: one for one in results[0]["series"]["files"]["1"]}
     assert fastest_floor(files) == f"{FLOOR}fast"
-    assert nearest_peer(files) == "ONNX Runtime INT8"
-    assert fastest_floor({}) == nearest_peer({}) == ""
+    assert nearest_peer(files, RUNTIME) == "ONNX Runtime INT8"
+    assert fastest_floor({}) == nearest_peer({}, RUNTIME) == ""
 
 
 def test_tables_come_from_results(
@@ -240,7 +264,7 @@ def test_tables_come_from_results(
     assert "floor: fast" in short and "floor: full" not in short and "floor: careless" not in short
     tables = {name: make() for name, make in cost_tables.TABLES.items()}
     assert all(tables.values())
-    assert tables["aims"].count("SHORT") == 4 and tables["aims"].count("not measured") == 2
+    assert tables["aims"].count("SHORT") == 6 and tables["aims"].count("not measured") == 5
     assert "| floor: careless (INT8) |" in tables["files-1"]
     assert "333" in tables["throughput"] and "no tools" in tables["not-measured"]
     assert "does not tell" in tables["energy"]
