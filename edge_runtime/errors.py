@@ -6,6 +6,9 @@ exits with `exit_status`; nobody is shown a traceback.
 
 from __future__ import annotations
 
+MAX_SIDE_LENGTH = 300
+"""Characters of what was got or expected: a hostile file may hold a number of a million digits, and be quoted."""
+
 
 class LeukoscopeError(Exception):
     """Base of all errors meant for users."""
@@ -27,10 +30,14 @@ class LeukoscopeError(Exception):
         parts = [what]
         if got is not None or expected is not None:
             sides = ((word, side) for word, side in (("got", got), ("expected", expected)) if side is not None)
-            parts.append(": " + ", ".join(f"{word} {side}" for word, side in sides))
+            parts.append(": " + ", ".join(f"{word} {_shortened(str(side))}" for word, side in sides))
         if todo:
             parts.append(f" ({todo})")
         super().__init__(" ".join("".join(parts).split()))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_SIDE_LENGTH else f"{text[:MAX_SIDE_LENGTH]}..."
 
 
 class UsageError(LeukoscopeError):

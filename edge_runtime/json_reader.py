@@ -78,7 +78,7 @@ def _kind(value: object) -> str:
 
 
 def _shown(key: str) -> str:
-    return repr(key) if not key.isprintable() or len(key) > MAX_TEXT_LENGTH else key
+    return repr(key)[:200] if not key.isprintable() or len(key) > MAX_TEXT_LENGTH else key
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Node:
 
     def at(self, key: str) -> str:
         """Return the path of a key."""
-        return f"{self.path}.{_shown(key)[:200]}" if self.path else _shown(key)[:200]
+        return f"{self.path}.{_shown(key)}" if self.path else _shown(key)
 
     def wrong(self, key: str, got: object, expected: str) -> BundleError:
         """Return the error for a value that is not what it must be."""

@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-from bundle_maker import encoded, replace_file, smear
+from bundle_maker import TINY_IO, encoded, replace_file, smear, tiny
 from PIL import Image
 
 from edge_runtime import demands
 from edge_runtime.bundle import open_bundle
+from edge_runtime.engines import open_engine
 from edge_runtime.errors import BundleError, ImageError
+from edge_runtime.golden import parse_expected
 from edge_runtime.preprocess import decode
 from tests.fuzz.cases import command
 
@@ -94,6 +96,36 @@ complain("behind")
 def test_what_python_writes_is_not_kept_off_standard_error() -> None:
     done = subprocess.run([sys.executable, "-c", _QUIET], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines() == ["error: inside", "error: between", "a library's line again", "error: behind"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b'{"a": ' + b"1" * 5000 + b"e5000}", "not a number of JSON: got 111"),
+        (b'{"%s": 1, "%s": 2}' % (b"k" * 5000, b"k" * 5000), "stands there twice"),
+        (
+            b'{"label": "%s", "pixels_sha256": "", "logits": [0, 0], "class_map": [[[0, 0]]]}' % (b"a" * 5000),
+            "label: got",
+        ),
+    ],
+)
+def test_what_is_quoted_stays_short(text: bytes, says: str) -> None:
+    """A number, a key or a label of a megabyte was quoted whole: a line of a megabyte."""
+    with pytest.raises(BundleError, match=says) as caught:
+        parse_expected(text, ("a", "b"), (1, 1), "golden/0.json")
+    assert len(str(caught.value)) < 500
+
+
+def test_a_model_with_long_names_is_refused_in_a_short_line() -> None:
+    """What a model calls its tensors is quoted, too."""
+    onnx = pytest.importorskip("onnx", reason="this hostile model is made with onnx")
+    model, name = onnx.load_from_string(tiny("onnx")), "p" * 5000
+    for node in model.graph.node:
+        node.input[:] = [name if entry == "pixels" else entry for entry in node.input]
+    model.graph.input[0].name = name
+    with pytest.raises(BundleError, match=r"wrong input: got 'ppp.*\.\.\., expected 'pixels' alone") as caught:
+        open_engine("onnxruntime", model.SerializeToString(), TINY_IO)
+    assert len(str(caught.value)) < 500
 
 
 def test_a_manifest_that_leads_to_an_impossible_name_is_one_line(bundle_folder: Path) -> None:

@@ -152,6 +152,7 @@ class PictureCases:
 
     def run(self, seed: int, number: int, note: Note) -> Result:
         """Run a case."""
+        note("make")
         case = picture(seed, number)
         return self.judge(case, Result(number, case.kind, case.mutators), note)
 
@@ -209,6 +210,7 @@ class BundleCases:
 
     def run(self, seed: int, number: int, note: Note) -> Result:
         """Run a case."""
+        note("make")
         case = bundle(self._wholes, seed, number)
         shutil.rmtree(self._bundle, ignore_errors=True)
         self._bundle.mkdir()

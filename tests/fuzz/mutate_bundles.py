@@ -120,9 +120,10 @@ def _tree_of(name: str) -> Callable[[Random, Files], None]:
             return
         try:
             tree = json.loads(text)
+            as_text = random.random() < 0.2 and isinstance(tree, dict) and tree
+            changed = mutate_text(random, text) if as_text else written(mutate_tree(random, tree))
         except (ValueError, RecursionError):  # another mutator was there
             return
-        changed = mutate_text(random, text) if random.random() < 0.2 else written(mutate_tree(random, tree))
         if name in (MANIFEST, SIGNATURE):
             files[name] = changed
         else:

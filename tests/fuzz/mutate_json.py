@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -45,10 +44,7 @@ def written(tree: Any) -> bytes:
             return {key: marked(item) for key, item in value.items()}
         return [marked(item) for item in value] if isinstance(value, list) else value
 
-    limit = sys.get_int_max_str_digits()
-    sys.set_int_max_str_digits(0)
     text = json.dumps(marked(tree))
-    sys.set_int_max_str_digits(limit)
     for number, raw in enumerate(raws):
         text = text.replace(f'"raw {number} raw"', raw)
     return text.encode("utf-8", "surrogatepass")
@@ -69,7 +65,8 @@ def mutate_tree(random: Random, tree: Any) -> Any:
         choices = list(places(tree))
         if not choices:
             return tree
-        where, key = random.choice(choices)
+        outer = [choice for choice in choices if choice[0] is tree]  # few among many numbers, and checked the most
+        where, key = random.choice(outer if random.random() < 0.3 else choices)
         way = random.choice(("value",) * 6 + ("near", "near", "drop", "rename", "add", "wrap", "swap", "repeat"))
         if way == "value":
             where[key] = copy.deepcopy(random.choice(NASTY))
@@ -114,5 +111,5 @@ def mutate_text(random: Random, text: bytes) -> bytes:
     if way == "behind":
         return text + random.choice((b"\0", b"{}", b"\xff", text, b" " * 2_000_000, b"]"))
     if way == "encoding":
-        return text.decode().encode(random.choice(("utf-16", "utf-32", "utf-8-sig", "utf-7")))
+        return text.decode("utf-8", "replace").encode(random.choice(("utf-16", "utf-32", "utf-8-sig", "utf-7")))
     return b" " * random.choice((10, 1_048_576)) + text if way == "blanks" else b""
