@@ -111,7 +111,7 @@ def throughput_table() -> str:
 
 def missing_table() -> str:
     """What was not measured, by name, and why."""
-    missing = _read("side-by-side.json")["missing"]
+    missing = {**_read("side-by-side.json")["missing"], **_read("cost.json")["start"].get("missing", {})}
     return markdown(("not measured", "why"), [[name, why.replace("|", "/")] for name, why in missing.items()])
 
 
