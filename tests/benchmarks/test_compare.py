@@ -213,6 +213,16 @@ def test_revisions_and_folders(tmp_path: Path) -> None:
         assert revision.described == f"HEAD ({commit[:10]})" and not (revision.folder / "README").exists()
         with pytest.raises(revisions.UsageError, match="HEAD~1: a revision without edge_runtime"):
             revisions.open_side("HEAD~1", tmp_path / "4")
+        patch.chdir(tmp_path)
+        package(tmp_path / "a name")
+        package(tmp_path / "v1")
+        git("tag", "v1")
+        with pytest.raises(revisions.UsageError, match=r"v1: both a revision and a folder .*/v1 for the folder, "):
+            revisions.open_side("v1", tmp_path / "5")
+        assert revisions.open_side("./v1", tmp_path / "6").described == "./v1 (not under git)"
+        assert revisions.open_side("a name", tmp_path / "7").commit == ""
+        assert revisions.open_side(commit[:10], tmp_path / "8").described == commit[:10]
+        assert revisions.open_side(".", tmp_path / "9").changed
     assert git("status", "--porcelain", "--", "edge_runtime") == " M edge_runtime/__init__.py\n"
     assert git("worktree", "list").count("\n") == 1
 
