@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .lineup import BARE, EAGER, FLOOR, GRADCAM, ONE_CPU, RUNTIME, UNJUDGED
+from .lineup import BARE, EAGER, FLOOR, GRADCAM, LEAN_GRADCAM, ONE_CPU, RUNTIME, UNJUDGED
 
 OURS = (UNJUDGED, RUNTIME, ONE_CPU)
 
@@ -60,7 +60,7 @@ def aims(side_by_side: Mapping[str, Any], cost: Mapping[str, Any]) -> list[Aim]:
     for name in OURS:
         text = "JPEG of 1024 x 768 to JSON, by fastest faithful decode and bare invoke"
         found.append(Aim(text, 1.15, True, _ratio(files, name, floor), f"{name}, by {floor or 'none'}"))
-    for peer, limit in ((EAGER, 8.0), (GRADCAM, 30.0)):
+    for peer, limit in ((EAGER, 8.0), (GRADCAM, 30.0), (LEAN_GRADCAM, 30.0)):
         for name in OURS:
             text = f"{peer}, by this runtime, from pixels"
             found.append(Aim(text, limit, False, _ratio(pixels, peer, name), name))

@@ -6,20 +6,39 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import cost_tables, lineup, side_by_side, ways
 from benchmarks.aims import aims, fastest_floor, nearest_peer
 from benchmarks.contest import Outcome
-from benchmarks.lineup import BARE, FILES, FLOOR, ONE_CPU, PIXELS, RUNTIME, SERIES, THROUGHPUT, UNJUDGED, Row
+from benchmarks.lineup import (
+    BARE,
+    FILES,
+    FLOOR,
+    GRADCAM,
+    LEAN_GRADCAM,
+    ONE_CPU,
+    PIXELS,
+    RUNTIME,
+    SERIES,
+    THROUGHPUT,
+    UNJUDGED,
+    Row,
+)
 from benchmarks.peer_models import PICTURE, PICTURE_SIZE, REFERENCE, render_picture
 from benchmarks.peer_models import PIXELS as PIXELS_FILE
 from edge_runtime.bundle import open_bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.preprocess import decode, prepare
+from train.network import autograd_gradcam
+from train.run_folder import read_run
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +95,23 @@ def test_floors_say_how_far_their_pixels_are_off(models: Path) -> None:
 def test_instances_answer_side_by_side(models: Path) -> None:
     run, tell = ways.runtime_instances(str(models), threads=1, instances=2, pictures=3)
     assert tell(run()) == [_reference(models)[0]] * 6
+
+
+def test_autograd_gradcam_is_one_pass_and_gives_the_heatmap(models: Path) -> None:
+    network = read_run(ROOT / "references" / "blood-cells").network
+    pixels = np.load(models / PIXELS_FILE)[None]
+    number, passes = _reference(models)[0], []
+    network.features.register_forward_hook(lambda *_: passes.append(1))
+    wanted = autograd_gradcam(network, torch.from_numpy(pixels), number).numpy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.run_folder.read_run", lambda _: SimpleNamespace(network=network))
+        threads = torch.get_num_threads()
+        for name in (GRADCAM, LEAN_GRADCAM):
+            answer = ways.ENGINES["torch"](models, threads, _row(PIXELS, name).arguments["form"])
+            passes.clear()
+            logits, heat = answer(pixels)
+            assert int(logits.argmax()) == number and len(passes) == 1
+            assert np.abs(heat[0] - wanted).max() < 1e-5
 
 
 def test_a_program_that_answers_once(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,6 +274,9 @@ def test_aims_say_met_short_or_not_measured(results: tuple[dict[str, Any], dict[
         (UNJUDGED, 30.0, (), "not measured"),
         (RUNTIME, 30.0, (), "not measured"),
         (ONE_CPU, 30.0, (), "not measured"),
+        (UNJUDGED, 30.0, (), "not measured"),  # the last map's gradient only
+        (RUNTIME, 30.0, (), "not measured"),
+        (ONE_CPU, 30.0, (), "not measured"),
         (f"ONNX Runtime INT8, by {RUNTIME}", 1.0, (1.005,), "met, but not beyond doubt"),
         (f"tflite-runtime, by {ONE_CPU}", 1.0, (0.8,), "SHORT"),
         ("`classify --json a.jpg`", 0.25, (0.2,), "met"),
@@ -264,7 +303,7 @@ def test_tables_come_from_results(
     assert "floor: fast" in short and "floor: full" not in short and "floor: careless" not in short
     tables = {name: make() for name, make in cost_tables.TABLES.items()}
     assert all(tables.values())
-    assert tables["aims"].count("SHORT") == 6 and tables["aims"].count("not measured") == 5
+    assert tables["aims"].count("SHORT") == 6 and tables["aims"].count("not measured") == 8
     assert "| floor: careless (INT8) |" in tables["files-1"]
     assert "333" in tables["throughput"] and "no tools" in tables["not-measured"]
     assert "does not tell" in tables["energy"]
