@@ -55,8 +55,8 @@ def _measure(args: argparse.Namespace) -> None:
     for name in ("rounds", "processes"):
         if getattr(args, name) < 1:
             raise UsageError(f"--{name}", got=getattr(args, name), expected="at least 1")
-    make_models()
     found: dict[str, object] = {"machine": machine(), "load_before": os.getloadavg()[0]}
+    make_models()
     names = list(default_bundles())
     sys.stderr.write("graphs with and without class map ...\n")
     found["class_map"] = {name: [class_map_cost(name, args.rounds, threads) for threads in (1, 2)] for name in names}
@@ -80,7 +80,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
         "cores": usable_cpus(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
 

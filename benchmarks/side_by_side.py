@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.samples < 2 * RUNS:  # an interval needs two rounds
         raise UsageError("--samples", got=args.samples, expected=f"at least {2 * RUNS}")
+    load = os.getloadavg()[0]  # of others, so before anything is made: what a busy machine says is little
     made = make_models()
-    load = os.getloadavg()[0]  # of others: what is measured on a busy machine says little
     found: dict[str, Any] = {"machine": machine(), "load_before": load, "series": {}, "missing": dict(LEFT_OUT)}
     for name, rows in SERIES.items():
         found["series"][name] = {}

@@ -246,11 +246,13 @@ def results() -> tuple[dict[str, Any], dict[str, Any]]:
     quantiles = {"p50_ms": 1.0, "p90_ms": 1.5, "p99_ms": 2.0}
     series = {"pixels": {"1": pixels, "2": pixels[:3]}, "files": {"1": files, "2": files[:1]}}
     beside = {
-        "machine": {"cpu": "a CPU", "cores": 4},
+        "machine": {"cpu": "a CPU", "cores": 4, "system": "a system", "python": "3.10"},
+        "load_before": 0.25,
         "series": {**series, "throughput": {"1": throughput, "2": []}},
         "missing": {"ncnn INT8": "no tools"},
     }
     cost = {
+        "machine": beside["machine"],
         "answer": [{"bundle": "b", "picture": "p.jpg, 9 x 9", "parts": {"decode": quantiles, "all": quantiles}}],
         "class_map": {"b": [{"threads": 1, "ratio": {"value": 1.0, "low": 0.9, "high": 1.1}}]},
         "start": {"floor_rss_mb": 12.0, "found": starts},
@@ -303,6 +305,8 @@ def test_tables_come_from_results(
     assert "floor: fast" in short and "floor: full" not in short and "floor: careless" not in short
     tables = {name: make() for name, make in cost_tables.TABLES.items()}
     assert all(tables.values())
+    assert "| `side-by-side` | 4 cores of a CPU, Python 3.10 | load 0.2 before |" in tables["machines"]
+    assert "the load before was not recorded" in tables["machines"]
     assert tables["aims"].count("SHORT") == 6 and tables["aims"].count("not measured") == 8
     assert "| floor: careless (INT8) |" in tables["files-1"]
     assert "333" in tables["throughput"] and "no tools" in tables["not-measured"]
