@@ -61,14 +61,12 @@ def add(commands: Commands) -> None:
 
 
 def _make(args: argparse.Namespace) -> int:
-    missing = make_models()
-    for name, why in missing.items():
-        sys.stderr.write(f"not made: {name}: {why}\n")
+    make_models()
     return 0
 
 
 def make_models() -> dict[str, str]:
-    """Make what is not there yet.
+    """Make what is not there yet, and tell on standard error what cannot be made.
 
     Returns:
         File or folder of `MODELS` -> why it could not be made; empty where all are there.
@@ -88,7 +86,9 @@ def make_models() -> dict[str, str]:
             row.make()
         except Exception as error:  # noqa: BLE001 - whatever a converter raises, the others' models are made
             said = (getattr(error, "stderr", None) or str(error)).strip() or type(error).__name__
-            missing |= dict.fromkeys(row.names, said.splitlines()[-1][:200])
+            why = said.splitlines()[-1][:200]
+            missing |= dict.fromkeys(row.names, why)
+            sys.stderr.write(f"not made: {', '.join(row.names)}: {why}\n")
     return missing
 
 

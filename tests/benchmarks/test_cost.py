@@ -58,7 +58,9 @@ def test_parts_are_those_of_one_answer() -> None:
     assert all(part["samples"] == 3 for part in found["parts"].values())
 
 
-def test_models_are_made_once_and_what_cannot_be_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_made_once_and_what_cannot_be_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     made: list[str] = []
 
     def make() -> None:
@@ -87,6 +89,7 @@ def test_models_are_made_once_and_what_cannot_be_is_named(tmp_path: Path, monkey
         missing = peer_models.make_models()
         why = {"b": "no converter here", "c": "no converter here", "d": "ImportError: no such package"}
         assert missing == {**why, "e": "AssertionError"}
+        assert "not made: b, c: no converter here\n" in capsys.readouterr().err
     assert made == ["a"]
     monkeypatch.setattr(peer_models, "_made_of", lambda: "another bundle")
     for _ in range(2):
