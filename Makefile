@@ -29,7 +29,7 @@ PEERS := $(filter-out %.no-deps,$(basename $(notdir $(wildcard benchmarks/peers/
 
 peers: $(PEERS:%=.peers/%/.leukoscope-ready)
 
-.peers/%/.leukoscope-ready: benchmarks/peers/%.txt
+.peers/%/.leukoscope-ready: benchmarks/peers/%.txt $(wildcard benchmarks/peers/*.no-deps.txt)
 	test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
 	.peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	test ! -f benchmarks/peers/$*.no-deps.txt || .peers/$*/bin/python -m pip install --quiet \
