@@ -203,11 +203,11 @@ class _Contender:
 
 
 def _runs(process: int) -> bool:
-    """Say whether a thread of a process has a CPU or waits for one; False where the system does not tell."""
+    """Say whether a thread of a process has a CPU, or waits for one or a disk; False where the system does not tell."""
     try:
         states = [
             stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{process}/task").glob("*/stat")
         ]
     except OSError:  # one of them has just ended
         return True
-    return "R" in states
+    return "R" in states or "D" in states
