@@ -133,7 +133,8 @@ class Plan:
 
     def missing(self) -> list[int]:
         """Return the shards that are not done."""
-        there = {entry.name for entry in os.scandir(self.out)}
+        with os.scandir(self.out) as entries:
+            there = {entry.name for entry in entries}
         return [shard for shard in range(len(self.offsets)) if self.part(shard).name not in there]
 
     def tidy(self) -> None:
@@ -156,7 +157,11 @@ class Plan:
         for name, title in SAME.items():
             planned, wanted = getattr(self.settings, name), getattr(settings, name)
             if planned != wanted:
-                raise _another(self.out, f"{title} {wanted}", f"{title} {planned}")
+                got, expected = f"{title} {wanted}", f"{title} {planned}"
+                if name in ("leukoscope", "columns"):  # of this program: the command alone would not do
+                    todo = f"install leukoscope {self.settings.leukoscope}, or --out with another folder"
+                    raise UsageError(f"{self.out}: of another leukoscope", got=got, expected=expected, todo=todo)
+                raise _another(self.out, got, expected)
 
 
 def read_plan(out: Path) -> Plan | None:

@@ -161,7 +161,9 @@ class Shards:
                 self._failures = 0
             except LeukoscopeError as error:
                 self._count(error)
-                said = str(error).removeprefix(self._path(name)).removeprefix(name)  # some name it, some do not
+                said = str(error)  # one line; some name the picture, some do not
+                for known in (self._path(name), name):
+                    said = said.removeprefix(" ".join(known.split()))
                 yield self._failed(place, name, name + (said if said.startswith(": ") else f": {said}"))
             except MemoryError:
                 yield self._failed(place, name, f"{name}: too large for this machine's memory")
@@ -211,25 +213,64 @@ class Shards:
             yield {"row": place, "path": written(name), "bundle_id": self._classifier.bundle.id}
 
 
-def summary_of_parts(plan: Plan) -> dict[str, Any]:
-    """Read what the parts that are there say in their ends: {"parts", "rows", "errors"}.
+@dataclass(frozen=True)
+class Found:
+    """What the parts that are there say.
+
+    Attributes:
+        missing: shards without a part, or with one that is not whole.
+        damaged: of these, the latter.
+        rows: in the others.
+        errors: of these, with an error.
+    """
+
+    missing: list[int]
+    damaged: list[int]
+    rows: int
+    errors: int
+
+
+def look_through(plan: Plan, tell: Callable[[int], None] = lambda looked_at: None) -> Found:
+    """Look at the end of each part that is there: a name alone is no proof after the power has failed.
+
+    Args:
+        plan: of the archive.
+        tell: told before each part how many were looked at.
 
     Raises:
-        OutputError: one is damaged.
+        OutputError: one is there and cannot be opened.
     """
+    missing, damaged = plan.missing(), []
+    rows = errors = 0
+    without = set(missing)
+    for looked_at, shard in enumerate(shard for shard in range(len(plan.offsets)) if shard not in without):
+        tell(looked_at)
+        counts = _counts(plan, shard)
+        if counts is None:
+            damaged.append(shard)
+        else:
+            rows, errors = rows + counts[0], errors + counts[1]
+    return Found(sorted([*missing, *damaged]), damaged, rows, errors)
+
+
+def _counts(plan: Plan, shard: int) -> tuple[int, int] | None:
+    """Return the rows of a part and those with an error; None where it is not whole, or not of this shard."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    missing = set(plan.missing())
-    done = [shard for shard in range(len(plan.offsets)) if shard not in missing]
-    rows = errors = 0
-    for shard in done:
-        try:
-            end = pq.read_metadata(plan.part(shard))
-        except (pa.ArrowException, OSError) as error:
-            raise OutputError(f"{plan.part(shard)}: damaged", got=error, todo="remove it, then run again") from None
-        place = end.schema.names.index("error")
+    part, job = plan.part(shard), plan.job(shard)
+    try:
+        with part.open("rb") as stream:
+            end = pq.read_metadata(stream)
+        names = end.schema.names
         groups = [end.row_group(number) for number in range(end.num_row_groups)]
-        rows += end.num_rows
-        errors += sum(group.num_rows - group.column(place).statistics.null_count for group in groups)
-    return {"parts": len(done), "rows": rows, "errors": errors}
+        places = [group.column(names.index("row")).statistics for group in groups]
+        span = (min(found.min for found in places), max(found.max for found in places))
+        errors = [group.num_rows - group.column(names.index("error")).statistics.null_count for group in groups]
+    except PermissionError as error:
+        raise OutputError(f"{part}: cannot be read", got=error.strerror) from None
+    except (pa.ArrowException, OSError, ValueError, AttributeError):  # torn; or no such columns, or nothing about them
+        return None
+    of_it = span == (job.first, job.first + job.count - 1)
+    whole = end.num_rows == job.count or (plan.settings.mode == "scan" and end.num_rows > job.count)
+    return (end.num_rows, sum(errors)) if of_it and whole else None

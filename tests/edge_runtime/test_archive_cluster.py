@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -135,3 +136,21 @@ def test_no_cluster_is_one_line(pictures: Path, tmp_path: Path, valid_bundle: Pa
     run = command(valid_bundle, tmp_path / "out", "--ray", address, pictures)
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=BOUND_S, check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and f"no Ray cluster at {address}" in done.stderr
+
+
+def test_a_cluster_of_its_own_listens_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edge_runtime.archive.cluster import LOCAL, joined
+
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        ray, "init", lambda address, **how: asked.append({**how, "token": os.environ["RAY_AUTH_TOKEN"]})
+    )
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with joined(LOCAL, 1) as workers:
+        assert workers == 1
+    assert os.environ["RAY_AUTH_MODE"] == "token" and len(asked[0]["token"]) == 64
+    assert asked[0]["include_dashboard"] is False and os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
