@@ -36,6 +36,9 @@ DEATHS_IN_A_ROW = 30
 IDLE_S = 120.0
 """So long, or as long as for a picture, a worker may have a shard and no picture in hand: it starts, or writes."""
 
+AWAY_S = 5.0
+"""Who did not look for so long was stopped (Ctrl-Z), its workers as well: that time is not theirs."""
+
 _LOOK_S = 0.5
 _READ_BYTES = 1 << 16
 
@@ -82,6 +85,7 @@ class Crew:
             EngineError: workers do nothing but die.
         """
         again: collections.deque[Job] = collections.deque()
+        looked_s = time.monotonic()
         while True:
             while (worker := self._free()) is not None:
                 job = again.popleft() if again else next(jobs, None)
@@ -99,10 +103,13 @@ class Crew:
                     self._bury(worker, again)
                 elif worker.job is None:
                     self._in_a_row = 0
+            before_s, looked_s = looked_s, time.monotonic()
             for worker in self._workers:
                 worker.look()
+                if looked_s - before_s > AWAY_S:
+                    worker.since_s = looked_s
                 limit_s = self._patience_s if worker.hand is not None else max(self._patience_s, IDLE_S)
-                if worker.job is not None and time.monotonic() - worker.since_s > limit_s:
+                if worker.job is not None and looked_s - worker.since_s > limit_s:
                     worker.end(f"the limit of {limit_s:g} seconds")
             yield None
 

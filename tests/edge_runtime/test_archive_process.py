@@ -285,6 +285,25 @@ def test_a_picture_that_takes_too_long_is_given_up(plan: Plan) -> None:
     assert found[5]["error"].endswith("pipe.png: given up after 2 tries, ended by the limit of 0.7 seconds")
 
 
+def test_time_for_which_all_were_stopped_is_not_counted(
+    plan: Plan, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipes: list[int] = []
+
+    def look(crew: Crew) -> None:
+        if pipes and pipes[0]:
+            os.write(pipes[0], (pictures / "000.png").read_bytes())
+            os.close(pipes[0])
+            pipes[0] = 0
+        elif not pipes and any(worker.hand == 5 for worker in crew._workers):
+            pipes.append(opened(tmp_path / "pipe.png"))
+            time.sleep(3.5)
+
+    monkeypatch.setattr("edge_runtime.archive.crew.AWAY_S", 2.0)
+    crew = Crew(plan, 1, 3.0)
+    assert sum(one.errors for one in driven(crew, plan, look)) == 0 and crew.deaths == 0
+
+
 def test_a_worker_that_hangs_while_it_starts_is_ended(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     start = [sys.executable, "-c", "import time; time.sleep(1000)"]
     monkeypatch.setattr("edge_runtime.archive.crew.command", lambda note: start)
