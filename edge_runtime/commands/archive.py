@@ -106,7 +106,8 @@ def add(commands: Commands) -> None:
 
 def _archive(options: argparse.Namespace) -> int:
     _check(options)
-    from ..archive.plan import claimed, read_plan
+    from ..archive.parts import claimed
+    from ..archive.plan import read_plan
     from ..files import make_folder, require_writable
 
     out = Path(options.out).resolve()
@@ -225,7 +226,7 @@ def _counted(names: Iterator[str], silent: bool) -> Iterator[str]:
 
 
 def _work(options: argparse.Namespace, plan: Plan, unlisted: int, asked: _Asked) -> int:
-    from ..archive.shard import look_through
+    from ..archive.parts import look_through
 
     plan.tidy()
     silent = options.json and sys.stdout.isatty()

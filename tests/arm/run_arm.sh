@@ -29,7 +29,7 @@ usage: sudo tests/arm/run_arm.sh [options]
 
 examples:
   sudo tests/arm/run_arm.sh --suites bookworm --cpus cortex-a72 --per-class 1     # the quickest that says something
-  sudo tests/arm/run_arm.sh --out benchmarks/results/arm.json                     # what docs/arm.md shows
+  sudo tests/arm/run_arm.sh --out benchmarks/results/arm.json                     # both releases, Pi 4, Pi 5, controls
   sudo tests/arm/run_arm.sh --suites bookworm --engines "litert tflite-runtime"
 
 Needs root on x86-64 (for mounts and chroot), mmdebstrap, qemu-user-static and binfmt-support, a Debian mirror

@@ -20,10 +20,11 @@ import pytest
 from bundle_maker import encoded, smear
 from PIL import Image
 
-from edge_runtime import archive, cli, report
+from edge_runtime import cli, report
 from edge_runtime.archive import lists
 from edge_runtime.archive.columns import column_types, error_row
 from edge_runtime.archive.lists import listed, named, of_this_place
+from edge_runtime.archive.parts import claimed
 from edge_runtime.archive.plan import MODES, Job, Settings, make_plan, names_of, read_plan
 from edge_runtime.archive.shard import Shards
 from edge_runtime.classifier import Classifier
@@ -417,7 +418,7 @@ def test_without_ray_it_says_what_to_install(
 def test_two_at_a_time_are_refused(run: Run, folder: Path, tmp_path: Path, valid_bundle: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with archive.plan.claimed(out):
+    with claimed(out):
         status, _, err = run("archive", "--model", valid_bundle, "--out", out, folder)
     assert status == 2 and len(err) == 1 and "in use by another archive" in err[0]
 
