@@ -34,7 +34,8 @@ class Aside:
             work: what; it must not wait for other work of this thread.
 
         Returns:
-            Waits until it is done, and returns what it returned or raises what it raised; to be called once.
+            Waits until it is done, and returns what it returned or raises what it raised; to be called once. Where no
+            thread can be had (a limit of them, an interpreter that is about to end), it is `work` itself.
         """
         done = threading.Lock()
         done.acquire()
@@ -55,16 +56,21 @@ class Aside:
                 raise failed.pop()  # popped: kept here, error and frame would hold each other
             return found[0]
 
-        self._running().put(job)
+        try:
+            jobs = self._running()
+        except RuntimeError:
+            return work
+        jobs.put(job)
         return result
 
     def _running(self) -> _Jobs:
         """Return the jobs of a thread that runs in this process: threads do not survive a fork."""
         with self._starting:
             if self._jobs is None or self._process != os.getpid():
-                self._jobs, self._process = SimpleQueue(), os.getpid()
-                threading.Thread(target=_work, args=(self._jobs,), name="aside", daemon=True).start()
-                weakref.finalize(self, self._jobs.put, None)
+                jobs: _Jobs = SimpleQueue()
+                threading.Thread(target=_work, args=(jobs,), name="aside", daemon=True).start()
+                weakref.finalize(self, jobs.put, None)
+                self._jobs, self._process = jobs, os.getpid()  # only now: without a thread, nobody would do them
             return self._jobs
 
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from .bundle import Bundle
 from .errors import BundleError, EngineError, LeukoscopeError, UsageError
-from .frames import Layer
 from .graphs import Graph, Tensor, load_litert, load_onnxruntime, load_openvino, load_tflite_runtime
+from .isolation import Layer
 from .machine import usable_cpus
 from .manifest import MODEL_FILES, IOSpec
 
@@ -140,7 +140,7 @@ def open_engine(
     layers = None
     try:
         if isolate:
-            from .isolation import load_isolated
+            from .isolation.graph import load_isolated
 
             graph, layers = load_isolated(row.name, files, count, spec, where)
         else:

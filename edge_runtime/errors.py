@@ -58,6 +58,10 @@ class EngineError(LeukoscopeError):
     """No inference engine is installed, it cannot run this model, or it returned what it must not."""
 
 
+class EngineGoneError(EngineError):
+    """An isolated engine died so often that it is not started again: no picture will be answered any more."""
+
+
 class CameraError(LeukoscopeError):
     """A camera or video cannot be opened, or a camera gives no frames any more."""
 

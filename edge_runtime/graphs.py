@@ -8,6 +8,8 @@ is imported inside its loader, so that nobody pays for an engine that is not use
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -45,9 +47,32 @@ class Graph:
     run: Callable[[str, tuple[str, str], npt.NDArray[np.uint8]], list[npt.NDArray[Any]]]
 
 
+_IMPORT = threading.Lock()
+
+
+def import_engine(module: str) -> Any:
+    """Import an engine's package, or the part of it that runs models; nothing of it may tell anybody that it is used.
+
+    ``import openvino`` sends an event to its makers through the package openvino_telemetry, and asks for an address to
+    send it to, unless a file in the user's home forbids it. Without that package it has a stand-in that sends nothing,
+    so it is hidden here. A program that imported either before has decided for itself.
+    """
+    with _IMPORT:
+        if module != "openvino" or _TELEMETRY in sys.modules:
+            return import_module(module)
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # how Python is told that a module is not there
+        try:
+            return import_module(module)
+        finally:
+            sys.modules.pop(_TELEMETRY, None)
+
+
+_TELEMETRY = "openvino_telemetry"
+
+
 def load_litert(files: Mapping[str, bytes], threads: int) -> Graph:
     """Load a .tflite with LiteRT (package ai-edge-litert)."""
-    package = import_module("ai_edge_litert.interpreter")
+    package = import_engine("ai_edge_litert.interpreter")
     return _tflite_graph(package.Interpreter(model_content=files["model.tflite"], num_threads=threads))
 
 
@@ -65,7 +90,7 @@ def load_tflite_runtime(files: Mapping[str, bytes], threads: int) -> Graph:
             expected="numpy < 2",
             todo='pip install "numpy<2", or use LiteRT: pip install "leukoscope[litert]"',
         )
-    package = import_module("tflite_runtime.interpreter")
+    package = import_engine("tflite_runtime.interpreter")
     return _tflite_graph(package.Interpreter(model_content=files["model.tflite"], num_threads=threads))
 
 
@@ -129,7 +154,7 @@ def _tflite_tensor(name: str, detail: dict[str, Any]) -> Tensor:
 
 def load_onnxruntime(files: Mapping[str, bytes], threads: int) -> Graph:
     """Load an .onnx with ONNX Runtime on the CPU."""
-    onnxruntime = import_module("onnxruntime")
+    onnxruntime = import_engine("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4  # what matters is in the exception
@@ -154,7 +179,7 @@ def _onnx_dtype(stated: str) -> str:
 
 def load_openvino(files: Mapping[str, bytes], threads: int) -> Graph:
     """Load an OpenVINO IR, ``model.xml`` and ``model.bin``, on the CPU, in the precision it is written in."""
-    openvino = import_module("openvino")
+    openvino = import_engine("openvino")
     core = openvino.Core()
     # Left alone, CPUs that can compute in bfloat16, and what is computed is no longer what was exported.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}

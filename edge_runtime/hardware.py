@@ -49,6 +49,9 @@ def _cores(device: Device) -> Iterator[Check]:
     if limit is not None and limit < device.cpus:
         found += f", but only the time of {limit:g}"
         yield Check("cores", WARNING, found, "more threads than that only wait: let bench find the best number")
+    elif not present and sys.platform == "linux":
+        todo = "let this process read /sys/devices/system/cpu: without it engines take kernels that round otherwise"
+        yield Check("cores", WARNING, found, todo)
     elif online and present and online < present:
         todo = "sudo nvpmodel -m 0" if device.is_jetson else "see /sys/devices/system/cpu/offline"
         yield Check("cores", WARNING, f"{found}; {present - online} switched off", todo)

@@ -92,7 +92,7 @@ def _bundle(name: str, trust: Trust | None) -> Check:
 
 
 def _isolation(_: Device) -> Iterator[Check]:
-    from .isolation import layers_here
+    from .isolation.graph import layers_here
 
     try:
         layers = layers_here()

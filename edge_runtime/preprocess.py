@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .demands import check_demands
+from .demands import admitted
 from .errors import ImageError, UsageError
 
 Pixels = npt.NDArray[np.uint8]
@@ -98,7 +98,7 @@ def decode(source: Path | bytes, name: str | None = None) -> Image.Image:
 
     Raises:
         ImageError: unreadable, empty, truncated, not a picture, larger than `MAX_PICTURE_PIXELS`, or one that
-            `check_demands` refuses.
+            `admitted` refuses.
     """
     name = name or (str(source) if isinstance(source, Path) else "picture")
     encoded = _read(source, name) if isinstance(source, Path) else source
@@ -116,9 +116,9 @@ def decode(source: Path | bytes, name: str | None = None) -> Image.Image:
                         expected=megapixels,
                         todo="cut it into fields",
                     )
-                check_demands(picture, encoded, name)
-                picture.load()
-                return _to_rgb(_upright(picture), name)
+                with admitted(picture, encoded, name):
+                    picture.load()
+                    return _to_rgb(_upright(picture), name)
     except ImageError:
         raise
     except UnidentifiedImageError:

@@ -21,7 +21,7 @@ from typing import Any
 
 from .arrivals import Content, Stamp, read, stamp_at, walk
 from .claim import DEATHS, Claim
-from .errors import ImageError, LeukoscopeError, OutputError
+from .errors import EngineGoneError, ImageError, LeukoscopeError, OutputError
 from .journal import Carrier, Journal, now
 from .outlet import Outlet
 from .preprocess import MAX_FILE_BYTES
@@ -282,6 +282,8 @@ class Watch:
             return self._host.answer(content.encoded, shown)
         except ImageError as error:
             return {"error": str(error)} if final else None
+        except EngineGoneError:  # not this picture's fault, and none of the next ones will be answered
+            raise
         except LeukoscopeError as error:
             return {"error": str(error)}
         except MemoryError:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.graphs import import_engine
+
 from .graph_input import CENTRE, operator_code, read_graph
 from .graph_input import exact_levels as tflite_levels
 from .layer_names import Layer, module_path, onnx_layers, select, tflite_layers
@@ -269,9 +271,9 @@ def _by_level(levels: npt.NDArray[np.uint8], seen: npt.NDArray[Any]) -> npt.NDAr
 
 def _openvino_levels(files: dict[str, bytes]) -> npt.NDArray[np.float64]:
     """Return what the first convolution sees of the 256 levels, by running the graph up to there."""
-    import openvino
-
     from .to_openvino import read_openvino
+
+    openvino = import_engine("openvino")
 
     graph = read_openvino(files)
     first = next(op for op in graph.get_ordered_ops() if op.get_type_name() == "Convolution").input_value(0)

@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from edge_runtime.graphs import import_engine
+
 from .errors import ExportError
 from .own_process import own_process
 
@@ -26,8 +28,7 @@ def to_openvino(onnx: bytes) -> dict[str, bytes]:
 
 def _convert(onnx: bytes) -> dict[str, bytes]:
     _core()
-    import openvino
-
+    openvino = import_engine("openvino")
     with tempfile.TemporaryDirectory(prefix="leukoscope-export-") as name:
         folder = Path(name)
         (folder / "model.onnx").write_bytes(onnx)
@@ -48,7 +49,7 @@ def read_openvino(files: dict[str, bytes]) -> Any:
 
 def _core() -> Any:
     try:
-        import openvino
+        openvino = import_engine("openvino")
     except ImportError as error:
         todo = 'pip install "leukoscope[export]"'
         raise ExportError("OpenVINO is not installed", got=str(error), todo=todo) from None

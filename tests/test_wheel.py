@@ -1,6 +1,6 @@
 """The wheel and the source archive: what is in them, and that the wheel works where nothing else is installed.
 
-Both are built from a copy of what the checkout tracks. The bare environment gets its packages from the package index,
+Both are built from a copy of the checkout's packages. The bare environment gets its packages from the package index,
 as a user's would; without one that part is skipped.
 """
 

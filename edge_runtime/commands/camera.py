@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .. import DEFAULT_MODEL
-from ..errors import LeukoscopeError, UsageError
+from ..errors import EngineGoneError, LeukoscopeError, UsageError
 from ..guard import complain
 from .opening import add_command, engine_options, open_classifier, trust_option
 from .output import FAILED
@@ -122,6 +122,8 @@ def _camera(options: argparse.Namespace) -> int:
                 try:
                     found, line = answer(frame.pixels, f"frame {frame.number}")
                     answered += 1
+                except EngineGoneError:  # no frame will ever be answered any more
+                    raise
                 except LeukoscopeError as error:
                     failures += 1
                     complain(f"frame {frame.number}: {error}")

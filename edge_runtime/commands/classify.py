@@ -8,7 +8,7 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from ..errors import ImageError, LeukoscopeError, UsageError
+from ..errors import EngineError, ImageError, LeukoscopeError, UsageError
 from ..guard import complain
 from .opening import add_command, engine_options, model_option, open_classifier, quiet_libraries, trust_option
 from .output import FAILED, Bar, writer
@@ -95,12 +95,13 @@ def _classify(options: argparse.Namespace) -> int:
                     _save_overlay(prediction, overlays[place], explanation)
             except LeukoscopeError as error:
                 failures += 1
+                said = f"{shown}: {error}" if isinstance(error, EngineError) else str(error)
                 bar.clear()
-                complain(str(error))
+                complain(said)
                 if options.json:
-                    write(report.json_line({"picture": shown, "error": str(error)}))
+                    write(report.json_line({"picture": shown, "error": said}))
                 elif options.csv:
-                    write(report.csv_error(shown, str(error), manifest, options.explain))
+                    write(report.csv_error(shown, said, manifest, options.explain))
                 continue
             if options.json:
                 write(report.prediction_json(shown, prediction, explanation))

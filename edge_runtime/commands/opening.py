@@ -15,7 +15,7 @@ from ..guard import Parser, complain
 if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..classifier import Classifier
-    from ..frames import Layer
+    from ..isolation import Layer
     from ..trust import Trust
 
 if TYPE_CHECKING:

@@ -97,6 +97,18 @@ def test_a_forked_process_starts_a_thread_of_its_own() -> None:
     assert aside.begin(lambda: 2)() == 2
 
 
+def test_where_no_thread_can_be_had_the_work_is_done_by_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    aside = Aside()
+    with monkeypatch.context() as without:
+        without.setattr(threading.Thread, "start", none)
+        assert aside.begin(threading.get_ident)() == threading.get_ident()
+    found = ThreadPoolExecutor(1).submit(aside.begin(threading.get_ident))
+    assert found.result(10) != threading.get_ident(), "later there is one, and nothing waits for one that never was"
+
+
 def same(one: Prediction, other: Prediction) -> bool:
     """Say whether two answers are the same but for their times."""
     left, right = one.to_dict(), other.to_dict()

@@ -19,7 +19,7 @@ from PIL import Image
 from edge_runtime import camera as camera_module
 from edge_runtime import camera_sources, cli
 from edge_runtime.classifier import Classifier
-from edge_runtime.errors import CameraError, EngineError
+from edge_runtime.errors import CameraError, EngineError, EngineGoneError
 
 ROOT = Path(__file__).resolve().parents[2]
 FPS, FRAMES = 20.0, 10
@@ -148,6 +148,16 @@ def test_a_frame_that_fails_gets_its_line_and_the_next_go_on(
     assert status == 1 and len(answers) == FRAMES
     assert answers[1]["error"] == "litert failed on a picture"
     assert err == ["error: frame 2: litert failed on a picture", "10 frames seen, 9 answered, 0 dropped"]
+
+
+def test_an_engine_that_is_given_up_ends_it(camera, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(self: Classifier, image: np.ndarray, name: str):
+        raise EngineGoneError("the engine died 3 times in a row and is not started again")
+
+    monkeypatch.setattr(Classifier, "classify", gone)
+    status, out, err = camera(video, "--every-frame", "--json")
+    assert status == 1 and not out and "frames seen, 0 answered" in err[0]
+    assert err[1:] == ["error: the engine died 3 times in a row and is not started again"]
 
 
 def test_a_camera_that_goes_is_named_and_the_summary_is_printed(camera, monkeypatch: pytest.MonkeyPatch) -> None:

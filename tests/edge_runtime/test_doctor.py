@@ -117,6 +117,7 @@ def test_a_machine_that_says_nothing_or_nonsense_is_no_error(tmp_path: Path) -> 
     assert silent["system"].result == OK
     if sys.platform == "linux":  # engines cannot choose their kernels without it
         assert silent["processor"].result == WARNING and "/proc/cpuinfo" in silent["processor"].todo
+        assert silent["cores"].result == WARNING and "/sys/devices/system/cpu" in silent["cores"].todo
     nonsense = {name: "\x00\xff: nonsense 12x\n" for machine in (PI_4, ORIN) for name in machine.files}
     nonsense["sys/fs/cgroup/cpu.max"] = "\n"
     assert hardware(Machine(nonsense), tmp_path / "nonsense")["system"].result == OK

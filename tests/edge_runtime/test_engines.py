@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -44,6 +45,30 @@ def test_litert_and_onnxruntime_agree(float32: Engine) -> None:
         (logits, class_map), (logits_2, class_map_2) = (e.run(smear(32, seed)) for e in (float32, other))
         assert np.abs(logits - logits_2).max() < 1e-5 and np.abs(class_map - class_map_2).max() < 1e-5
         assert logits.shape == (5,) and class_map.shape == (4, 4, 5) and logits.dtype == class_map.dtype == np.float32
+
+
+TELLTALE = """
+import sys, threading
+asked = []
+class Finder:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "openvino_telemetry":
+            asked.append(name)
+sys.meta_path.insert(0, Finder())
+from edge_runtime.graphs import import_engine
+package = import_engine("openvino")
+assert hasattr(package, "Core") and hasattr(package, "convert_model"), "all of it is there"
+print(asked, "openvino_telemetry" in sys.modules, [t.name for t in threading.enumerate()])
+"""
+
+
+def test_openvino_tells_nobody_that_it_is_used(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    environment = {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-c", TELLTALE]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert done.stdout == "[] False ['MainThread']\n", done.stdout + done.stderr
+    assert not list(tmp_path.iterdir()), "nor does it number the user"
 
 
 def test_openvino_agrees_too_and_calculates_in_float32(float32: Engine) -> None:

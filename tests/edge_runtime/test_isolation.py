@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,13 @@ import numpy as np
 import pytest
 from bundle_maker import TINY_IO, replace_file, smear, tiny, tiny_bundle, tiny_openvino
 
-from edge_runtime import child, installation, isolation, machine
+from edge_runtime import installation, machine
 from edge_runtime.commands import opening
 from edge_runtime.device import Device
 from edge_runtime.engines import Engine, open_engine
 from edge_runtime.errors import BundleError, EngineError, UsageError
-from edge_runtime.frames import Layer
-from edge_runtime.isolation import Limits, layers_here, load_isolated
+from edge_runtime.isolation import Layer, child, graph
+from edge_runtime.isolation.graph import Limits, layers_here, load_isolated
 
 ROOT = Path(__file__).resolve().parents[2]
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can lock a process in")
@@ -119,7 +121,7 @@ PROBE = """
 import ctypes, errno, json, os, resource, signal, socket, subprocess, sys
 sys.path.insert(0, sys.argv[1])
 secret, target, layers = sys.argv[2], sys.argv[3], sys.argv[4].split(",")
-from edge_runtime import lockdown
+from edge_runtime.isolation import lockdown
 library = ctypes.CDLL(None, use_errno=True)
 def raw(number, *arguments):
     if library.syscall(ctypes.c_long(number), *arguments) < 0:
@@ -239,16 +241,37 @@ def test_the_command_line_survives_a_model_that_kills_the_engine(
         assert "died on this model" in err[0] or "cannot load it" in err[0]
 
 
-def test_a_picture_that_kills_the_engine_costs_that_picture() -> None:
+def test_a_picture_that_kills_the_engine_costs_that_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = child.Child.ask
+
+    def struck(self: child.Child, stated: dict[str, Any], *rest: Any) -> Any:
+        if "shape" in stated:  # a picture
+            self._process.send_signal(signal.SIGSEGV)
+        return real(self, stated, *rest)
+
     engine = open_engine("litert", tiny("int8"), TINY_IO, 1, isolate=True)
     whole = engine.run(PIXELS)[0]
     for _ in range(4):  # more often than it may die in a row
-        child = child_of(engine)
-        child.send_signal(signal.SIGSEGV)
-        with pytest.raises(EngineError, match=r"^model.tflite: the engine died on this model \(SIGSEGV\)$"):
-            engine.run(PIXELS)
-        assert gone(child.pid)
+        process = child_of(engine)
+        with monkeypatch.context() as deadly:
+            deadly.setattr(child.Child, "ask", struck)
+            with pytest.raises(EngineError, match=r"^model.tflite: the engine died on this model \(SIGSEGV\)$"):
+                engine.run(PIXELS)
+        assert gone(process.pid)
         assert np.array_equal(engine.run(PIXELS)[0], whole), "a new one answers the next picture"
+
+
+def test_an_engine_that_dies_while_nobody_asks_costs_no_picture() -> None:
+    engine = open_engine("litert", tiny("int8"), TINY_IO, 1, isolate=True)
+    whole = engine.run(PIXELS)[0]
+    for _ in range(4):
+        process = child_of(engine)
+        process.kill()
+        assert gone(process.pid)
+        until = time.monotonic() + 10
+        while process.returncode is None and time.monotonic() < until:
+            time.sleep(0.01)
+        assert np.array_equal(engine.run(PIXELS)[0], whole) and child_of(engine) is not process
 
 
 @LINUX
@@ -266,6 +289,70 @@ def test_a_model_that_never_ends_is_an_error() -> None:
     assert gone(child.pid)
     with pytest.raises(EngineError, match="not started again"):
         graph.run("pixels", NAMES, PIXELS)
+
+
+@LINUX
+def test_a_forked_process_starts_one_of_its_own() -> None:
+    engine = open_engine("litert", tiny("int8"), TINY_IO, 1, isolate=True)
+    pid, whole = child_of(engine).pid, engine.run(PIXELS)[0]
+    fork = os.fork()
+    if fork == 0:  # whatever happens here must not return into pytest
+        try:
+            same = np.array_equal(engine.run(PIXELS)[0], whole)
+            os._exit(42 if same and child_of(engine).pid != pid else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1]) == 42
+    assert child_of(engine).pid == pid and np.array_equal(engine.run(PIXELS)[0], whole), "the first one lives on"
+
+
+def test_what_was_started_when_an_interrupt_came_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(child.SimpleQueue):  # type: ignore[misc]
+        def get(self) -> Any:
+            got = super().get()
+            started.append(got)
+            if len(started) == 1:
+                self.put(got)
+                raise KeyboardInterrupt
+            return got
+
+    monkeypatch.setattr(child, "SimpleQueue", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_engine("litert", tiny("int8"), TINY_IO, 1, isolate=True)
+    assert gone(started[0].pid)
+
+
+@LINUX
+def test_many_engines_leave_nothing_behind() -> None:
+    def held() -> tuple[int, int]:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), sum(
+            thread.name == "isolated-engine" for thread in threading.enumerate()
+        )
+
+    processes: list[int] = []
+    layers_here()
+    before = held()
+    for _ in range(10):
+        engine = open_engine("litert", tiny("int8"), TINY_IO, 1, isolate=True)
+        processes.append(child_of(engine).pid)
+        del engine
+    assert all(gone(pid) for pid in processes)
+    until = time.monotonic() + 10
+    while not all(now <= then for now, then in zip(held(), before, strict=True)) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert all(now <= then for now, then in zip(held(), before, strict=True))
+
+
+def test_two_engines_and_many_threads_get_their_own_answers() -> None:
+    engines = [open_engine("litert", tiny("int8"), TINY_IO, 1, isolate=True) for _ in range(2)]
+    alone = open_engine("litert", tiny("int8"), TINY_IO, 1)
+    pictures = [smear(32, seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: engines[n % 2].run(pictures[n % 8])[1], range(80)))
+    assert all(np.array_equal(found[n], alone.run(pictures[n % 8])[1]) for n in range(80))
 
 
 def test_dropping_an_engine_ends_its_process() -> None:
@@ -336,9 +423,12 @@ LIES = {
     "say(dict(outputs=[class_map, logits], sizes=[20, 320]), bytes(340))": "nonsense",
     "say(dict(outputs=[dict(dtype='int8', shape=[20]), class_map], sizes=[20, 320]), bytes(340))": "not what the model",
     "say(dict(outputs=[logits, class_map], sizes=[20, 320]), b'\\xff' * 340)": "NaN or infinite",
-    "say(dict(error='\\x1b[2J' + 'x' * 60000, sizes=[]))": "failed on a picture: got .{400}$",
+    "say(dict(error='\\x1b[2J' + 'x' * 60000, sizes=[]))": r"failed on a picture: got .{300}\.\.\.$",
     "say(dict(outputs=[logits, class_map], sizes=[20, 320]), bytes(339)); os._exit(3)": r"died .*\(exit status 3\)",
+    "logits['shape'] = [1] * 99 + [5]; say(dict(outputs=[logits, class_map], sizes=[20, 320]), bytes(340))": "nonsense",
+    "say(b'{\"sizes\": [], \"error\": ' + b'9' * 9000 + b'}')": "nonsense",
     "os._exit(0)": r"died .*\(exit status 0\)",
+    "os.kill(os.getpid(), 40)": r"died .*\(signal 40\)",
     "os.close(1); time.sleep(60)": "hung up",
 }
 
@@ -357,6 +447,28 @@ def liar(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Engine]]:
 def test_a_child_that_tells_the_truth_is_believed(liar: Callable[[str], Engine]) -> None:
     logits, class_map = liar(TRUTH).run(PIXELS)
     assert not logits.any() and class_map.shape == (4, 4, 5)
+
+
+def test_an_answer_may_come_byte_by_byte_but_must_be_there_in_time(
+    liar: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slowly = "write = os.write; os.write = lambda to, what: [write(to, what[i:i+1]) for i in range(len(what))];"
+    assert not liar(slowly + TRUTH).run(PIXELS)[0].any()
+    for_ever = "text = b'{' + b' ' * 60000; os.write(1, struct.pack('<I', len(text)));"
+    engine = liar(for_ever + "[(os.write(1, text[i:i+1]), time.sleep(0.01)) for i in range(60000)]")
+    monkeypatch.setattr(engine._graph.run.__self__, "_limits", Limits(run_s=0.3))  # type: ignore[attr-defined]
+    start = time.monotonic()
+    with pytest.raises(EngineError, match=r"no answer in 0\.3 s"):
+        engine.run(PIXELS)
+    assert time.monotonic() - start < 5 and gone(child_of(engine).pid)
+
+
+def test_an_answer_that_breaks_off_anywhere_is_a_death(liar: Callable[[str], Engine]) -> None:
+    whole = "said = bytearray(); write = os.write; os.write = lambda to, what: said.extend(what);" + TRUTH
+    for bytes_sent in (0, 1, 3, 4, 5, 60, 200, 339):
+        engine = liar(f"{whole}; write(1, bytes(said[:{bytes_sent}])); os._exit(3)")
+        with pytest.raises(EngineError, match=r"died on this model \(exit status 3\)"):
+            engine.run(PIXELS)
 
 
 def test_a_child_that_dies_on_every_picture_is_given_up(liar: Callable[[str], Engine]) -> None:
@@ -407,6 +519,15 @@ def test_a_child_whose_model_is_another_is_refused_as_any_engines_is(monkeypatch
         open_engine("litert", tiny("float32"), TINY_IO, 1, isolate=True)
 
 
+def broken(error: Exception) -> Callable[..., Any]:
+    """Return a function that raises an error."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
 def test_where_it_is_not_possible_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "")
     with pytest.raises(UsageError, match="isolation needs a Python of its own"):
@@ -414,6 +535,14 @@ def test_where_it_is_not_possible_that_is_said(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(EngineError, match="cannot be started: got No such file"):
         open_engine("litert", tiny("int8"), TINY_IO, isolate=True)
+    with monkeypatch.context() as without:
+        without.setattr(threading.Thread, "start", broken(RuntimeError("can't start new thread")))
+        with pytest.raises(EngineError, match="cannot be started: got can't start new thread"):
+            layers_here()
+        without.undo()
+        without.setattr(child.subprocess, "Popen", broken(MemoryError()))
+        with pytest.raises(EngineError, match="cannot be started: got MemoryError"):
+            layers_here()
     monkeypatch.delattr(os, "fork")
     with pytest.raises(UsageError, match=r"isolation is not possible on this system: got .*, expected Linux or macOS"):
         open_engine("litert", tiny("int8"), TINY_IO, isolate=True)
@@ -441,10 +570,10 @@ def test_a_layer_that_does_not_hold_is_a_warning(
         "note: the engine is isolated by: limits (1.1 GB)",
         "warning: isolation without Landlock: Function not implemented",
     ]
-    monkeypatch.setattr(isolation, "layers_here", lambda: layers)
+    monkeypatch.setattr(graph, "layers_here", lambda: layers)
     (check,) = installation._isolation(Device())
     assert check.result == "warning" and "limits holds; Landlock does not: Function not impl" in check.found
-    monkeypatch.setattr(isolation, "layers_here", lambda: layers[:1])
+    monkeypatch.setattr(graph, "layers_here", lambda: layers[:1])
     (check,) = installation._isolation(Device())
     assert check.result == "ok" and not check.todo
     monkeypatch.undo()

@@ -20,7 +20,7 @@ from edge_runtime import __version__, cli
 from edge_runtime.classifier import Classifier
 from edge_runtime.commands.output import Bar
 from edge_runtime.engines import Engine
-from edge_runtime.errors import ImageError
+from edge_runtime.errors import EngineError
 from edge_runtime.overlay import SIDE_PX
 
 NOTE = "Research decision support, not a diagnosis."
@@ -374,12 +374,16 @@ def test_an_engine_that_fails_on_one_picture_does_not_stop_the_rest(run, folder:
     def sometimes(self: Engine, pixels):
         calls.append(1)
         if len(calls) == 1:
-            raise ImageError("first: bad luck")
+            raise EngineError("the engine failed")
         return real(self, pixels)
 
     monkeypatch.setattr(Engine, "run", sometimes)
+    told = f"{folder / 'a.PNG'}: the engine failed"
     status, out, err = run("classify", folder / "a.PNG", folder / "b.png")
-    assert (status, err) == (1, ["error: first: bad luck"]) and len(out.splitlines()) == 2
+    assert (status, err) == (1, [f"error: {told}"]) and len(out.splitlines()) == 2
+    calls.clear()
+    status, out, _ = run("classify", "--json", folder / "a.PNG", folder / "b.png")
+    assert json.loads(out.splitlines()[0]) == {"picture": str(folder / "a.PNG"), "error": told}
 
 
 def test_the_progress_bar_is_for_terminals_only(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:

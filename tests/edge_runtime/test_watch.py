@@ -25,7 +25,7 @@ from edge_runtime import outlet as outlet_module
 from edge_runtime import settling
 from edge_runtime import watch as watching
 from edge_runtime.claim import DEATHS, Claim
-from edge_runtime.errors import EngineError, OutputError
+from edge_runtime.errors import EngineError, EngineGoneError, OutputError
 from edge_runtime.journal import Journal
 from edge_runtime.outlet import ResultsFile
 from edge_runtime.preprocess import decode
@@ -530,6 +530,18 @@ def test_an_answer_that_fails_is_an_error_line(world: World, error: Exception) -
 
     assert world.once(answer=answer) == Counts(answered=1, bad=1)
     assert "engine" in world.lines[0]["error"] or "memory" in world.lines[0]["error"]
+
+
+def test_an_engine_that_is_given_up_ends_the_watch_and_costs_no_further_picture(world: World) -> None:
+    world.put("a.png", 1)
+
+    def answer(content: bytes, name: str) -> dict[str, Any]:
+        raise EngineGoneError("the engine died 3 times in a row and is not started again")
+
+    with pytest.raises(EngineGoneError):
+        world.once(answer=answer)
+    assert world.once() == Counts(answered=1)
+    assert world.lines[0]["width"] == 48
 
 
 def test_a_file_that_is_too_large_is_bad_and_still_known_by_its_content(

@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from . import system_calls
-from .frames import Layer
+from . import Layer, system_calls
 
 DESCRIPTORS = 32
 """Files that may be open at a time."""
@@ -94,8 +93,7 @@ def _limits(extra_bytes: int) -> str:
         (resource.RLIMIT_AS, used + extra_bytes),  # the last: macOS refuses it
     )
     for which, most in wanted:
-        hard = resource.getrlimit(which)[1]
-        kept = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        kept = min(most, *(most if limit == resource.RLIM_INFINITY else limit for limit in resource.getrlimit(which)))
         resource.setrlimit(which, (kept, kept))
     return f"{(used + extra_bytes) / 2**30:.1f} GB of address space"
 

@@ -1,9 +1,9 @@
-"""An isolated engine: the child's side. Loads a model that nobody vouches for, after it has locked itself in.
+"""Inside: what an isolated engine's process does. It loads a model nobody vouches for, after it has locked itself in.
 
 What comes in on standard input, frame by frame (see ``frames``), are the engine's name and limits, then the model's
 files, then pixels; what goes out on standard output are the layers that hold, what the model says of itself, and raw
 outputs. The engine's package is imported first, then the process is locked in (see ``lockdown``), and only then comes
-the first byte of the model. It ends when its input does. ``isolation`` starts it and believes nothing it says.
+the first byte of the model. It ends when its input does. ``child`` starts it and believes nothing it says.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
-from .errors import LeukoscopeError
-from .frames import Layer, receive, send
+from ..errors import LeukoscopeError
+from . import Layer
+from .frames import receive, send
 from .lockdown import lock_in
 
 
@@ -42,7 +43,7 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
         return
     stated, contents = receive(requests)
     try:
-        from .engines import ENGINES
+        from ..engines import ENGINES
 
         files = dict(zip(stated["files"], contents, strict=True))
         graph = ENGINES[asked["engine"]].load(files, asked["threads"])
@@ -72,14 +73,13 @@ def _enter(asked: dict[str, Any]) -> tuple[Layer, ...]:
     """Import the engine's package and lock this process in."""
     readable = [os.path.dirname(os.__file__)]  # Python's own modules: some are imported only when needed
     if asked["engine"] is not None:
-        from importlib import import_module
-
-        from .engines import ENGINES
+        from ..engines import ENGINES
+        from ..graphs import import_engine
 
         package = ENGINES[asked["engine"]].module
-        readable.extend(import_module(package).__path__)
+        readable.extend(import_engine(package).__path__)
         if package in _INSIDE:
-            import_module(_INSIDE[package])
+            import_engine(_INSIDE[package])
     return lock_in(readable, asked["extra_bytes"], asked["parent"])
 
 

@@ -2,7 +2,7 @@
 
 A frame is four bytes (the length of a JSON object, little-endian), that object, and the bytes it announces as
 ``sizes``. Nothing is pickled. The child reads with `receive`, for its parent can be trusted; the parent believes
-nothing, waits for nothing without a deadline, and so reads in ``isolation``. Standard library only.
+nothing, waits for nothing without a deadline, and so reads in ``child``. Standard library only.
 """
 
 from __future__ import annotations
@@ -10,22 +10,12 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 HEAD = struct.Struct("<I")
 
 MAX_STATED_BYTES = 64 * 1024
 """Longest JSON object of a frame."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One kind of lock around an isolated engine: whether it holds; `detail` says how far, or why not."""
-
-    name: str
-    held: bool
-    detail: str = ""
 
 
 def pack(stated: dict[str, Any], blobs: Sequence[bytes | memoryview] = ()) -> bytes:

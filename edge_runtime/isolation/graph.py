@@ -1,4 +1,4 @@
-"""Isolation: an engine in a process of its own, so that what a hostile or damaged model does to it is an error line.
+"""The graph of an isolated engine: loaded and run in a child, which is asked and never believed.
 
 What comes in is what a loader of ``graphs`` takes; what goes out is a `Graph` like theirs, whose `run` asks the child.
 ``engines`` compares and checks what the child says exactly as it does a graph of this process. Here the child's answers
@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .child import Child, said
-from .errors import EngineError
-from .frames import Layer
-from .graphs import Graph, Tensor
-from .json_reader import is_number
-from .manifest import IOSpec
+from ..errors import EngineError, EngineGoneError
+from ..graphs import Graph, Tensor
+from ..json_reader import is_number
+from ..manifest import IOSpec
+from . import Layer
+from .child import Child
 
 _OUTPUT_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int16": 2}
-_MAX_TENSORS = 64
+_MAX_TENSORS, _MAX_SIDES = 64, 8
 _MAX_NUMBER = 2**31  # of a scale or zero point: Python's integers have no end, numpy's do
 
 
@@ -112,7 +112,7 @@ class _Isolated:
     ) -> list[npt.NDArray[Any]]:
         if self._deaths >= self._limits.deaths:
             times = f"{self._deaths} time{'s' * (self._deaths > 1)} in a row"
-            raise EngineError(f"{self._where}: the engine died {times} and is not started again")
+            raise EngineGoneError(f"{self._where}: the engine died {times} and is not started again")
         io = self._io
         asked = {"input": input_name, "outputs": output_names, "shape": pixels.shape}
         most = (4 * io.classes, 4 * io.classes * io.map_height * io.map_width)
@@ -123,7 +123,7 @@ class _Isolated:
         stated, blobs = child.ask(asked, [pixels.data.cast("B")], self._limits.run_s, most)
         if "error" in stated:
             self._deaths = 0
-            raise EngineError(f"{self._where}: the isolated engine failed on a picture", got=said(stated))
+            raise EngineError(f"{self._where}: the isolated engine failed on a picture", got=stated["error"])
         described = stated.get("outputs")
         if not isinstance(described, list) or len(described) != 2 or len(blobs) != 2:
             raise child.nonsense()
@@ -171,7 +171,7 @@ def _array(about: object, blob: bytes, child: Child) -> npt.NDArray[Any]:
     """Return an output, of the shape and type that the child says it has if its bytes are as many."""
     match about:
         case {"dtype": str(dtype), "shape": [*shape]} if dtype in _OUTPUT_BYTES:
-            whole = all(isinstance(side, int) and side > 0 for side in shape)
+            whole = len(shape) <= _MAX_SIDES and all(isinstance(side, int) and side > 0 for side in shape)
             if whole and math.prod(shape) * _OUTPUT_BYTES[dtype] == len(blob):
                 return np.frombuffer(blob, dtype).reshape(shape)
     raise child.nonsense()

@@ -2,7 +2,7 @@
 
 What comes in is a frame and a deadline; what goes out is the frame that answers it, or an `EngineError`: it died, was
 too slow, or sent what is no frame. Every byte is counted before memory is taken for it. What the answers mean is for
-``isolation``; the other side is ``isolated_engine``.
+``graph``; the other side is ``inside``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from .errors import EngineError, LeukoscopeError, UsageError
+from ..errors import EngineError, LeukoscopeError, UsageError
+from ..json_reader import load_object
 from .frames import HEAD, MAX_STATED_BYTES, pack
-from .json_reader import load_object
 
-_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from edge_runtime.isolated_engine import main; main()"
+_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from edge_runtime.isolation.inside import main; main()"
 _KEPT = ("LD_LIBRARY_PATH",)  # of the environment: without it, an engine's libraries may not be found
 _ADDED = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}  # no threads before it is locked in; little memory
 
@@ -37,7 +38,7 @@ class Child:
         if not sys.executable:
             raise UsageError("isolation needs a Python of its own", got="a program with Python inside")
         self._where = where
-        here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        here = str(Path(__file__).absolute().parents[2])
         command = [sys.executable, "-I", "-S", "-B", "-c", _PROGRAM, here, *map(os.path.abspath, sys.path)]
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _ADDED
         self._process, self._keeper = _start_kept(command, environment)
@@ -45,12 +46,14 @@ class Child:
         self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._in, False)
         os.set_blocking(self._out, False)
-        self._end = weakref.finalize(self, _end, self._process, os.getpid())
+        self._owner = os.getpid()
+        self._end = weakref.finalize(self, _end, self._process, self._owner)
 
     @property
     def ended(self) -> bool:
-        """Whether it can answer no more."""
-        return not self._end.alive
+        """Whether it can answer no more; nor does it where a program was forked: two would read from one pipe."""
+        died = self._process.returncode is not None  # while nobody asked: the kernel needed its memory, say
+        return died or not self._end.alive or os.getpid() != self._owner
 
     def ask(
         self, stated: dict[str, Any], blobs: Sequence[bytes | memoryview], seconds: float, most: Sequence[int] = ()
@@ -66,7 +69,7 @@ class Child:
         Raises:
             EngineError: it died, was too slow or answered nonsense; in any case it is gone.
         """
-        if self.ended:
+        if not self._end.alive:
             raise EngineError(f"{self._where}: the isolated engine has ended")
         until = time.monotonic() + seconds
         try:
@@ -128,7 +131,7 @@ class Child:
         self._end()
         if status is None:
             return EngineError(f"{self._where}: the engine hung up")
-        how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        how = _signal(-status) if status < 0 else f"exit status {status}"
         less = "; it may have run out of memory" if status in (-signal.SIGKILL, -signal.SIGABRT) else ""
         return EngineError(f"{self._where}: the engine died on this model ({how}{less})")
 
@@ -140,7 +143,7 @@ class Child:
     def failed(self, what: str, stated: dict[str, Any]) -> EngineError:
         """End it and return the error that it told of."""
         self._end()
-        return EngineError(f"{self._where}: {what}", got=said(stated))
+        return EngineError(f"{self._where}: {what}", got=stated["error"])
 
 
 def _start_kept(
@@ -150,7 +153,7 @@ def _start_kept(
 
     The kernel ends the child with the thread that started it; and a child that somebody waits for is never a zombie.
     """
-    begun: SimpleQueue[subprocess.Popen[bytes] | OSError] = SimpleQueue()
+    begun: SimpleQueue[subprocess.Popen[bytes] | Exception] = SimpleQueue()
 
     def keep() -> None:
         pipe = subprocess.PIPE
@@ -165,17 +168,26 @@ def _start_kept(
                 env=environment,
                 start_new_session=True,
             )
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is: who waits must hear of it
             begun.put(error)
             return
         begun.put(child)
         child.wait()
 
     keeper = threading.Thread(target=keep, name="isolated-engine", daemon=True)
-    keeper.start()
-    found = begun.get()
-    if isinstance(found, OSError):
-        raise EngineError("the isolated engine cannot be started", got=found.strerror or type(found).__name__)
+    try:
+        keeper.start()
+    except RuntimeError as error:  # a limit of threads
+        raise EngineError("the isolated engine cannot be started", got=error) from None
+    try:
+        found = begun.get()
+    except BaseException:  # interrupted: nobody would ever end what has been started meanwhile
+        if not isinstance(late := begun.get(), Exception):
+            _end(late, os.getpid())
+        raise
+    if isinstance(found, Exception):
+        got = getattr(found, "strerror", None) or str(found) or type(found).__name__
+        raise EngineError("the isolated engine cannot be started", got=got)
     return found, keeper
 
 
@@ -187,6 +199,8 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
         process.kill()
 
 
-def said(stated: dict[str, Any]) -> str:
-    """Return the error that a child tells of: as much as fits on a line."""
-    return str(stated["error"])[:400]
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time signals have no name
+        return f"signal {number}"

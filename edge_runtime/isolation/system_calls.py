@@ -2,8 +2,8 @@
 
 What comes in is a machine and a process id; what goes out is a program for the kernel, which runs it before each system
 call of every thread. The list is of what is allowed: memory, threads, time, reading, and the pipes that are open
-already. Whatever it does not name fails with EPERM: sockets, other programs, other processes, writing and removing
-files, devices. The kernel's own manual is seccomp(2). Standard library only.
+already. Whatever it does not name fails: sockets, other programs, other processes, writing and removing files, devices.
+The kernel's own manual is seccomp(2). Standard library only.
 """
 
 from __future__ import annotations
@@ -86,11 +86,13 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
 }
 """Name -> number on x86_64 and aarch64; None: the machine has no such call."""
 
-ABSENT = {"clone3": (435, 435), "openat2": (437, 437)}
-"""Calls whose arguments a filter cannot see. They answer ENOSYS, so that the C library takes the older one."""
+SINCE_LINUX_5_1 = 424
+"""From here on a call has the same number on every machine, and C libraries expect kernels that lack it. Where it is
+not allowed it answers ENOSYS, so that they take an older one: clone for clone3, say, whose arguments a filter can see.
+EPERM, which all others answer, they would pass on."""
 
 _CHANGES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-_CLONE_THREAD = 0x10000
+_CLONE_THREAD, _CLONE_NAMESPACES = 0x10000, 0x7E020000
 _PR_SET_NAME = 15
 _WHOLE = 0xFFFFFFFF
 
@@ -100,7 +102,7 @@ OWN_PID = -1
 CHECKED: dict[str, tuple[tuple[int | None, int | None], int, int, int]] = {
     "open": ((2, None), 1, _CHANGES, 0),
     "openat": ((257, 56), 2, _CHANGES, 0),
-    "clone": ((56, 220), 0, _CLONE_THREAD, _CLONE_THREAD),
+    "clone": ((56, 220), 0, _CLONE_THREAD | _CLONE_NAMESPACES, _CLONE_THREAD),
     "fcntl": ((72, 25), 1, _WHOLE & ~3, 0),  # F_DUPFD, F_GETFD, F_SETFD and F_GETFL: to list a folder
     "prctl": ((157, 167), 0, _WHOLE, _PR_SET_NAME),
     "tgkill": ((234, 131), 0, _WHOLE, OWN_PID),  # abort() is a signal to oneself
@@ -133,11 +135,12 @@ def _steps(column: int, number: int, pid: int) -> Iterator[tuple[int, int, int, 
     if column == 0:  # x32 calls: the same machine, other numbers
         yield _AT_LEAST, 0, 1, 0x40000000
         yield _RETURN, 0, 0, REFUSE
-    for table, answer in ((ALLOWED, ALLOW), (ABSENT, NOT_THERE)):
-        for numbers in table.values():
-            if (call := numbers[column]) is not None:
-                yield _EQUAL, 0, 1, call
-                yield _RETURN, 0, 0, answer
+    for numbers in ALLOWED.values():
+        if (call := numbers[column]) is not None:
+            yield _EQUAL, 0, 1, call
+            yield _RETURN, 0, 0, ALLOW
+    yield _AT_LEAST, 0, 1, SINCE_LINUX_5_1
+    yield _RETURN, 0, 0, NOT_THERE
     for numbers, place, mask, wanted in CHECKED.values():
         if (call := numbers[column]) is not None:
             yield _EQUAL, 0, 5, call
