@@ -138,19 +138,29 @@ def test_no_cluster_is_one_line(pictures: Path, tmp_path: Path, valid_bundle: Pa
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and f"no Ray cluster at {address}" in done.stderr
 
 
-def test_a_cluster_of_its_own_listens_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edge_runtime.archive.cluster import LOCAL, joined
+FAKE_RAY = """
+import os
+def init(address, **how):
+    print(address, how["include_dashboard"], *(os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")))
+def cluster_resources():
+    return {"CPU": 2.0}
+def shutdown():
+    print("shut down", os.environ["RAY_USAGE_STATS_ENABLED"])
+"""
 
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(
-        ray, "init", lambda address, **how: asked.append({**how, "token": os.environ["RAY_AUTH_TOKEN"]})
-    )
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
-    monkeypatch.setattr(ray, "shutdown", lambda: None)
-    with joined(LOCAL, 1) as workers:
-        assert workers == 1
-    assert os.environ["RAY_AUTH_MODE"] == "token" and len(asked[0]["token"]) == 64
-    assert asked[0]["include_dashboard"] is False and os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+def test_a_cluster_of_its_own_obeys_nobody_else(tmp_path: Path) -> None:
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "__init__.py").write_text(FAKE_RAY, encoding="utf-8")
+    (tmp_path / "ray" / "data.py").write_text("", encoding="utf-8")
+    code = "from edge_runtime.archive.cluster import LOCAL, joined\nwith joined(LOCAL, 3) as workers: print(workers)"
+    usual = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {**usual, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    tokens = set()
+    for _ in range(2):
+        run = [sys.executable, "-c", code]
+        said = subprocess.run(run, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+        *how, token = said[0].split()
+        assert (how, said[1:]) == (["local", "False", "token"], ["2", "shut down 0"]) and len(token) == 64
+        tokens.add(token)
+    assert len(tokens) == 2
