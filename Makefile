@@ -23,12 +23,13 @@ litert-torch: .litert-torch/.leukoscope-ready
 		-r requirements-litert-torch.txt
 	touch .litert-torch/.leukoscope-ready
 
-# What the runtime is compared with, optional: an environment for each list in benchmarks/peers.
+# What the runtime is compared with, optional: an environment for each list in benchmarks/peers. The models that are
+# made for them lie there, too, in .peers/models.
 PEERS := $(filter-out %.no-deps,$(basename $(notdir $(wildcard benchmarks/peers/*.txt))))
 
 peers: $(PEERS:%=.peers/%/.leukoscope-ready)
 
-.peers/%/.leukoscope-ready: benchmarks/peers/%.txt
+.peers/%/.leukoscope-ready: benchmarks/peers/%.txt $(wildcard benchmarks/peers/*.no-deps.txt)
 	test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
 	.peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	test ! -f benchmarks/peers/$*.no-deps.txt || .peers/$*/bin/python -m pip install --quiet \
@@ -45,7 +46,7 @@ test: check
 	$(BIN)/python -m pytest
 
 bench: $(READY)
-	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/latency.json
+	$(BIN)/python -m pytest benchmarks --benchmark-only
 	$(BIN)/python -m benchmarks cost
 	$(BIN)/python -m benchmarks side-by-side
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks COMMAND`: measure, write ``results/*.json``, and write the tables of all pages anew."""
+"""`python -m benchmarks COMMAND`: `cost` and `side-by-side` write their ``results``, and all pages' tables anew."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .lineup import BARE, EAGER, FLOOR, GRADCAM, ONE_CPU, RUNTIME, UNJUDGED
+from .lineup import BARE, EAGER, FLOOR, GRADCAM, LEAN_GRADCAM, ONE_CPU, RUNTIME, UNJUDGED
 
-OURS = (RUNTIME, UNJUDGED, ONE_CPU)
+OURS = (UNJUDGED, RUNTIME, ONE_CPU)
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,21 @@ def aims(side_by_side: Mapping[str, Any], cost: Mapping[str, Any]) -> list[Aim]:
     """
     pixels, files = (by_name(side_by_side, series, 1) for series in ("pixels", "files"))
     found = []
-    for name in (UNJUDGED, RUNTIME):
+    for name in OURS:
         text = "pixels to prediction with heatmap, by bare invoke"
         found.append(Aim(text, 1.10, True, _ratio(pixels, name, BARE), name))
     floor = fastest_floor(files)
-    for name in (UNJUDGED, RUNTIME):
+    for name in OURS:
         text = "JPEG of 1024 x 768 to JSON, by fastest faithful decode and bare invoke"
         found.append(Aim(text, 1.15, True, _ratio(files, name, floor), f"{name}, by {floor or 'none'}"))
-    for peer, limit in ((EAGER, 8.0), (GRADCAM, 30.0)):
-        for name in (UNJUDGED, RUNTIME):
+    for peer, limit in ((EAGER, 8.0), (GRADCAM, 30.0), (LEAN_GRADCAM, 30.0)):
+        for name in OURS:
             text = f"{peer}, by this runtime, from pixels"
             found.append(Aim(text, limit, False, _ratio(pixels, peer, name), name))
-    behind = nearest_peer(files)
     text = "every peer end to end, by this runtime: the nearest one"
-    found.append(Aim(text, 1.0, False, _ratio(files, behind, RUNTIME), behind or "none"))
+    for name in (RUNTIME, ONE_CPU):
+        behind = nearest_peer(files, name)
+        found.append(Aim(text, 1.0, False, _ratio(files, behind, name), f"{behind or 'none'}, by {name}"))
     ours = {name: one for name, one in cost["start"]["found"].items() if name.startswith("`classify")}
     slowest = max(ours, key=lambda name: ours[name]["seconds"]["p50"])
     found.append(Aim("cold start to printed JSON, s", 0.25, True, (ours[slowest]["seconds"]["p50"],), slowest))
@@ -90,10 +91,11 @@ def fastest_floor(files: Mapping[str, Any]) -> str:
     return min(faithful, key=lambda one: one["p50_ms"])["name"] if faithful else ""
 
 
-def nearest_peer(files: Mapping[str, Any]) -> str:
-    """Return the name of the fastest peer; "": none was timed."""
-    peers = [one for name, one in files.items() if name not in OURS and not name.startswith(FLOOR)]
-    return min(peers, key=lambda one: one["p50_ms"])["name"] if peers else ""
+def nearest_peer(files: Mapping[str, Any], base: str) -> str:
+    """Return the name of the peer with the least ratio to a way; "": none was timed beside it."""
+    peers = {name: _ratio(files, name, base) for name in files if name not in OURS and not name.startswith(FLOOR)}
+    timed = [name for name, found in peers.items() if found]
+    return min(timed, key=lambda name: peers[name]) if timed else ""
 
 
 def _ratio(ways: Mapping[str, Any], name: str, base: str) -> tuple[float, ...]:

@@ -31,6 +31,9 @@ from .cost import machine
 
 RESULTS = Path(__file__).parent / "results" / "arm.json"
 NATIVE = "native"
+MACHINES = ("x86_64", "aarch64")
+"""What Python says of the machine there, and on all other sides: without an emulator, x86 would agree with itself."""
+
 REFERENCE = ("litert", NATIVE)
 """Engine and side that all of a release are compared with: what the golden outputs were made by."""
 
@@ -120,6 +123,9 @@ def _run(options: argparse.Namespace) -> int:
         sys.stderr.write(f"{line(row)}\n")
     found = {"x86": machine(), "qemu": _emulator(options.outputs), "sides": rows}
     write_text(options.out, json.dumps(found, indent=1) + "\n")
+    controls = [one for row in rows if row["control"] for one in row["bundles"].values()]
+    if controls and all(one.get("identical") for one in controls):
+        sys.stderr.write("note: the controls do not differ either, so nothing here shows that a difference is seen\n")
     return int(any(failed(row) for row in rows if not row["control"]))
 
 
@@ -140,7 +146,9 @@ def list_sides(outputs: Path) -> list[tuple[str, str, str]]:
     found = [tuple(path.relative_to(outputs).parts) for path in sorted(outputs.glob("*/*/*")) if path.is_dir()]
     if not found:
         raise UsageError(f"{outputs}: no outputs", todo="run tests/arm/run_arm.sh")
-    for release in {release for release, _, _ in found}:
+    if all(side[1:] == REFERENCE for side in found):
+        raise UsageError(f"{outputs}: nothing beside {'/'.join(REFERENCE)}", todo="run it with --cpus cortex-a72, say")
+    for release in sorted({release for release, _, _ in found}):
         if (release, *REFERENCE) not in found:
             raise UsageError(
                 f"{outputs}: {release}: no {'/'.join(REFERENCE)}", todo="run it with --engines litert, too"
@@ -172,6 +180,7 @@ def compare_side(outputs: Path, release: str, engine: str, side: str) -> dict[st
         try:
             found = compare_bundle(ours, theirs, model)
             facts = read_raw(theirs / f"raw-{model}.npz")
+            _require_ran(facts, engine, MACHINES[side != NATIVE])
         except OutputsError as error:
             row["bundles"][model] = {"error": str(error)}
             continue
@@ -180,6 +189,17 @@ def compare_side(outputs: Path, release: str, engine: str, side: str) -> dict[st
     if not row["bundles"]:
         raise OutputsError(f"{ours}: no raw outputs", todo="run tests/arm/run_arm.sh again")
     return row
+
+
+def _require_ran(facts: Raw, engine: str, machine: str) -> None:
+    """Refuse what another engine or machine computed than its folder says.
+
+    Raises:
+        OutputsError: it did.
+    """
+    ran, meant = f"{facts['engine']} on {facts['machine']}", f"{engine} on {machine}"
+    if ran != meant:
+        raise OutputsError("outputs of something else", got=ran, expected=meant)
 
 
 def line(row: Mapping[str, Any]) -> str:
@@ -212,6 +232,8 @@ def compare_bundle(ours: Path, theirs: Path, model: str) -> Comparison:
     a, b = (read_raw(folder / f"raw-{model}.npz") for folder in (ours, theirs))
     raw = compare_raw(a, b)
     lines = [read_lines(folder / f"classify-{model}.jsonl") for folder in (ours, theirs)]
+    if len(lines[0]) != raw["pictures"]:
+        raise OutputsError(f"{ours}: {model}: classified others than raw_outputs.py had", got=len(lines[0]))
     if [one["picture"] for one in lines[0]] != [one["picture"] for one in lines[1]]:
         raise OutputsError(f"{theirs}: {model}: classified other pictures than x86")
     verdicts = {verdict["model"]: verdict for verdict in read_lines(theirs / "verify.jsonl")}
@@ -240,6 +262,12 @@ def compare_raw(a: Raw, b: Raw) -> dict[str, Any]:
             raise OutputsError(
                 f"raw outputs with other {key}", todo="let both sides run on the same bundle and pictures"
             )
+    if len(a["pictures"]) == 0:
+        raise OutputsError("raw outputs of no pictures")
+    for key in ("logits", "class_map", "quality"):
+        if a[key].shape != b[key].shape or a[key].dtype != b[key].dtype or not a[key].size:
+            shapes = (f"{array.dtype} {array.shape}" for array in (b[key], a[key]))
+            raise OutputsError(f"raw outputs with other {key}", got=next(shapes), expected=next(shapes))
     steps = {key: np.abs(b[key].astype(np.int64) - a[key].astype(np.int64)) for key in ("logits", "class_map")}
     count = len(a["pictures"])
     per_picture = np.concatenate([found.reshape(count, -1) for found in steps.values()], axis=1)  # (N, values)

@@ -93,7 +93,7 @@ class Timed:
     Attributes:
         a_ms: (blocks, rounds, runs) float64, milliseconds of A that count.
         b_ms: likewise of B, in the same rounds.
-        waited: share of all time that was waited for the CPU and does not count, 0..1.
+        waited: share of all time that was waited for the CPU and does not count, 0..1; NaN: the system does not tell.
         answers: of A and B.
     """
 
@@ -152,6 +152,8 @@ def _run(options: argparse.Namespace) -> int:
     for one in found:
         if not one["same_answer"]:
             complain(f"{one['workload']}: A and B give different answers", "warning")
+    if any(one["waited"] is None for one in found):
+        complain("this system does not tell who waits for a CPU: what other programs took of it counts", "warning")
     return int(failed or any(one["verdict"] == "slower" for one in found))
 
 
@@ -192,7 +194,7 @@ def compare(
         "rounds": finding.blocks * workload.rounds,
         "needed_rounds": finding.needed_blocks * workload.rounds,
         "block_ratios": [round(float(value), 5) for value in np.exp(found)],
-        "waited": round(timed.waited, 4),
+        "waited": None if math.isnan(timed.waited) else round(timed.waited, 4),
         "same_answer": timed.answers[0] == timed.answers[1],
     }
 
@@ -215,7 +217,9 @@ def measure(name: str, a: Side, b: Side, scratch: Path, blocks: int | None, seco
             bar.update()
     times = np.array([[one.times_ms for one in both] for both in taken])  # (blocks, 2, rounds, runs)
     waits = np.array([[one.waited_ms for one in both] for both in taken])
-    counted = np.maximum(times - waits, 1e-6)  # their clocks are read one after the other: never 0 or less
+    counted = np.maximum(
+        times - np.nan_to_num(waits), 1e-6
+    )  # their clocks are read one after the other: never 0 or less
     answers = taken[-1][0].answer, taken[-1][1].answer
     return Timed(counted[:, 0], counted[:, 1], float(waits.sum() / times.sum()), answers)
 

@@ -96,6 +96,8 @@ def main() -> int:
 def _prove() -> None:
     from tqdm import tqdm
 
+    from .tables import write_pages
+
     found: dict[str, Any] = {"machine": machine(), "workload": WORKLOAD, "comparisons": []}
     if UNFINISHED.exists():
         found = json.loads(UNFINISHED.read_text(encoding="utf-8"))
@@ -118,7 +120,8 @@ def _prove() -> None:
             write_text(UNFINISHED, json.dumps(found, indent=1) + "\n")
     write_text(RESULTS, json.dumps(found, indent=1) + "\n")
     UNFINISHED.unlink()
-    sys.stderr.write(f"{RESULTS} is written\n")
+    write_pages()
+    sys.stderr.write(f"{RESULTS} and the pages' tables are written\n")
 
 
 if __name__ == "__main__":

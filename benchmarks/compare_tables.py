@@ -27,14 +27,16 @@ def proof_table() -> str:
         rows.append([f"{kind} %" if kind != "0" else "nothing", str(len(these)), *map(str, said), spread])
     head = ("planted", "comparisons", *VERDICTS.values(), "B / A found: median (all)")
     every = found["comparisons"]
-    seconds, load, waited = (np.median([one[key] for one in every]) for key in ("seconds", "load_before", "waited"))
+    seconds, load = (np.median([one[key] for one in every]) for key in ("seconds", "load_before"))
+    waits = [one["waited"] for one in every if one["waited"] is not None]
+    waited = f"{100 * np.median(waits):.1f} % of" if waits else "an unknown share of"
     where = found["machine"]
     stopped = "" if len(every) == len(plan()) else f" Stopped after {len(every)} of {len(plan())} comparisons."
     return (
         f"{markdown(head, rows)}\n\n"
         f"Workload `{found['workload']}`, {every[0]['rounds']} rounds, on {where['cores']} cores of {where['cpu']}; a "
         f"comparison took {seconds:.0f} s. Medians of all comparisons: the machine's load before was {load:.1f}, and "
-        f"{100 * waited:.1f} % of the runs' time was waited for a CPU that other programs had.{stopped}"
+        f"{waited} the runs' time was waited for a CPU that other programs had.{stopped}"
     )
 
 

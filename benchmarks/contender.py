@@ -9,14 +9,15 @@ wrong must not win.
 
 Each line of standard input, ``[runs, not counted]``, is one turn. Each line of standard output is a JSON object: first
 what loading and the first run took, then each turn's nanoseconds, and how many of them the run waited for a CPU that
-another program had. This file stands alone (standard library only), because ways that are compared may need different
-environments, or none of this project's.
+another program had (NaN where the system does not tell). This file stands alone (standard library only), because ways
+that are compared may need different environments, or none of this project's.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import resource
 import sys
@@ -78,13 +79,15 @@ def _take_turns(make: Callable[..., Any], arguments: dict[str, Any], say: Callab
         say({"ns": times, "waited_ns": waits})
 
 
-def _waits() -> Callable[[], int]:
-    """Return what tells how long the main thread was ready to run and was not let, ns; 0 where the system does not."""
+def _waits() -> Callable[[], float]:
+    """Return what tells how long the main thread could run and was not let, ns; NaN: the system tells nothing."""
     try:
         account = os.open("/proc/self/schedstat", os.O_RDONLY)
-        int(os.pread(account, 100, 0).split()[1])
-    except (OSError, IndexError, ValueError):
-        return lambda: 0
+        ran_ns, _, _ = map(int, os.pread(account, 100, 0).split())
+    except (OSError, ValueError):
+        ran_ns = 0
+    if not ran_ns:  # a kernel that keeps no such accounts has zeros there
+        return lambda: math.nan
     return lambda: int(os.pread(account, 100, 0).split()[1])
 
 
@@ -98,4 +101,6 @@ def _peak_rss_mb() -> float:
 
 
 if __name__ == "__main__":
+    # Python puts this file's folder first: what lies beside it must not stand in for packages of the same name.
+    sys.path[:] = [place for place in sys.path if place != os.path.dirname(os.path.realpath(__file__))]
     main(*sys.argv[1:])

@@ -3,17 +3,22 @@
 What comes in are `Way`s, which may belong to different environments or even to different revisions of this project;
 what goes out are the times of each, round by round. In a round every way has one turn, in an order shuffled anew, so
 that heat, clocks and other programs hit all alike, and rounds can be compared in pairs. A turn is several runs; the
-first ones are not counted, for caches and threads have to find back after the others' turns. What a way does and how
-its answer is checked is in ``contender``; what the times mean is for those who asked.
+first ones are not counted, for caches and threads have to find back after the others' turns. The next turn begins when
+no thread of the last way's runs any more: an engine's pool looks out for more work for up to 50 ms, on a CPU that
+others need. What a way does and how its answer is checked is in ``contender``; what the times mean is for those who
+asked.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import select
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -24,6 +29,12 @@ import numpy as np
 import numpy.typing as npt
 
 CONTENDER = Path(__file__).with_name("contender.py")
+
+PATIENCE_S = 600.0
+"""How long loading, or a turn, may take."""
+
+REST_S = 0.5
+"""How long is waited, at most, for threads that go on after a turn."""
 
 
 class ContestError(Exception):
@@ -60,8 +71,8 @@ class Outcome:
     Attributes:
         load_ms: from nothing imported to ready, milliseconds.
         first_ms: of the first run.
-        times_ms: (rounds, runs) float64, of every counted run.
-        waited_ms: (rounds, runs) float64, how much of that it waited for a CPU that other programs had; 0 where the
+        times_ms: (rounds, runs) float64, of every counted run; NaN in rounds that it sat out.
+        waited_ms: (rounds, runs) float64, how much of that it waited for a CPU that other programs had; NaN where the
             system does not tell.
         answer: what the way said, the same in every run.
         peak_rss_mb: of its process, MB.
@@ -76,7 +87,12 @@ class Outcome:
 
 
 def contest(
-    ways: Sequence[Way], rounds: int, runs: int = 3, not_counted: int = 2, warmup: int = 10
+    ways: Sequence[Way],
+    rounds: int,
+    runs: int = 3,
+    not_counted: int = 2,
+    warmup: int = 10,
+    most_s: float = math.inf,
 ) -> dict[str, Outcome]:
     """Let ways take turns.
 
@@ -86,17 +102,19 @@ def contest(
         runs: of a turn, counted.
         not_counted: before these.
         warmup: runs of each way before the first round.
+        most_s: a way whose counted runs have taken so many seconds sits out the other rounds.
 
     Returns:
         By name, in the order of `ways`.
 
     Raises:
-        ContestError: a way could not be started, failed, or gave another answer than at first.
+        ContestError: a way could not be started, failed, took too long, or gave another answer than at first.
     """
     from tqdm import tqdm
 
     order, shuffle = list(range(len(ways))), np.random.default_rng(0).shuffle
-    times = np.empty((len(ways), rounds, runs, 2))
+    times = np.full((len(ways), rounds, runs, 2), np.nan)
+    left_ns = [1e9 * most_s] * len(ways)
     with ExitStack() as stack:
         contenders = [stack.enter_context(_Contender(way)) for way in ways]
         ready = [contender.hear() for contender in contenders]
@@ -106,8 +124,11 @@ def contest(
         for done in tqdm(range(rounds), desc="contest", unit="round", leave=False, disable=None):
             shuffle(order)
             for place in order:
+                if left_ns[place] <= 0:
+                    continue
                 last[place] = last[place] | contenders[place].turn(runs, not_counted)
                 times[place, done, :, 0], times[place, done, :, 1] = last[place]["ns"], last[place]["waited_ns"]
+                left_ns[place] -= sum(last[place]["ns"])
     return {
         way.name: Outcome(
             found["load_ns"] / 1e6,
@@ -161,8 +182,10 @@ class _Contender:
         return self.hear()
 
     def hear(self) -> dict[str, Any]:
-        """Return what it says next."""
+        """Return what it says next, when its threads have come to rest."""
         assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], PATIENCE_S)[0]:
+            raise ContestError(f"{self.way.name}: no answer for {PATIENCE_S:g} s")
         line = self._process.stdout.readline()
         if not line:
             status = self._process.wait()
@@ -173,4 +196,18 @@ class _Contender:
         found: dict[str, Any] = json.loads(line)
         if "error" in found:
             raise ContestError(f"{self.way.name}: {found['error']}")
+        end = time.monotonic() + REST_S
+        while _runs(self._process.pid) and time.monotonic() < end:
+            time.sleep(0.001)
         return found
+
+
+def _runs(process: int) -> bool:
+    """Say whether a thread of a process has a CPU, or waits for one or a disk; False where the system does not tell."""
+    try:
+        states = [
+            stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{process}/task").glob("*/stat")
+        ]
+    except OSError:  # one of them has just ended
+        return True
+    return "R" in states or "D" in states

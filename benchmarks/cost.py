@@ -21,8 +21,9 @@ import numpy as np
 from edge_runtime.bundle import default_bundles, open_bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.commands.opening import add_command
-from edge_runtime.errors import UsageError
+from edge_runtime.errors import LeukoscopeError, UsageError
 from edge_runtime.files import write_text
+from edge_runtime.machine import cpu_name, usable_cpus
 from edge_runtime.preprocess import decode, prepare
 from export.interleave import interleave, latency, ratio
 
@@ -54,8 +55,8 @@ def _measure(args: argparse.Namespace) -> None:
     for name in ("rounds", "processes"):
         if getattr(args, name) < 1:
             raise UsageError(f"--{name}", got=getattr(args, name), expected="at least 1")
+    found: dict[str, object] = {"machine": machine(), "load_before": os.getloadavg()[0]}
     make_models()
-    found: dict[str, object] = {"machine": machine()}
     names = list(default_bundles())
     sys.stderr.write("graphs with and without class map ...\n")
     found["class_map"] = {name: [class_map_cost(name, args.rounds, threads) for threads in (1, 2)] for name in names}
@@ -76,15 +77,12 @@ def _measure(args: argparse.Namespace) -> None:
 
 def machine() -> dict[str, Any]:
     """Describe where the figures come from."""
-    model = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if "model name" in line), "unknown")
-    return {"cpu": model, "cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
+    return {
+        "cpu": cpu_name(),
+        "cores": usable_cpus(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
 
 
 def without_class_map(model: bytes) -> bytes:
@@ -194,11 +192,20 @@ def start_cost(runs: int, heavy_runs: int) -> dict[str, Any]:
     light = {name: command for name, command in peers.items() if name in LIGHT_STARTS}
     heavy = {name: command for name, command in peers.items() if name in HEAVY_STARTS}
     first = _starts({**commands, **light}, runs)
-    second = _starts(heavy, heavy_runs) if heavy else {"found": {}}
-    return {"floor_rss_mb": first["floor_rss_mb"], "found": {**first["found"], **second["found"]}}
+    second = _starts(heavy, heavy_runs)
+    missing = {**first["missing"], **second["missing"]}
+    for name in commands:
+        if name in missing:
+            raise LeukoscopeError(f"{name} failed", got=missing[name])
+    return {
+        "floor_rss_mb": first["floor_rss_mb"],
+        "found": {**first["found"], **second["found"]},
+        "missing": {f"{name} (start)": why for name, why in missing.items()},
+    }
 
 
 def _starts(commands: dict[str, list[str]], runs: int) -> dict[str, Any]:
+    """Return {"floor_rss_mb": ..., "found": {name: figures}, "missing": {name: why it failed}}."""
     warmup = 1  # fills the file cache and writes byte-compiled files
     launcher = [sys.executable, str(Path(__file__).with_name("cold_start.py")), str(runs + warmup)]
     environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT)}
@@ -206,17 +213,18 @@ def _starts(commands: dict[str, list[str]], runs: int) -> dict[str, Any]:
         [*launcher, json.dumps(commands)], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     told = json.loads(done.stdout)
-    found = {}
+    found, missing = {}, {}
     for name, one in told["found"].items():
-        answer = json.loads(one["printed"].splitlines()[-1])  # engines print, too
-        if "label" not in answer and "answer" not in answer:
-            raise ValueError(f"{name} gave no answer: {one['printed']}")
+        last = "".join(one["printed"].splitlines()[-1:])  # engines print, too
+        if one["failed"] or not ('"label"' in last or '"answer"' in last):
+            missing[name] = one["failed"] or f"no answer: {last[:200]}"
+            continue
         found[name] = {
             "runs": runs,
             "seconds": {f"p{q}": float(np.percentile(one["seconds"][warmup:], q)) for q in (50, 90, 99)},
             "peak_rss_mb": float(max(one["rss_mb"][warmup:])),
         }
-    return {"floor_rss_mb": told["floor_rss_mb"], "found": found}
+    return {"floor_rss_mb": told["floor_rss_mb"], "found": found, "missing": missing}
 
 
 def energy_cost() -> dict[str, Any] | None:

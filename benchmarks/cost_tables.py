@@ -9,7 +9,7 @@ from typing import Any
 from train.layout import markdown
 
 from .aims import Aim, aims, by_name, fastest_floor
-from .lineup import FLOOR, RUNTIME
+from .lineup import FLOOR, ONE_CPU, RUNTIME
 
 RESULTS = Path(__file__).parent / "results"
 TIMES = f"times {RUNTIME}"
@@ -49,9 +49,24 @@ def short_table() -> str:
     ]
     parts.append(markdown(("2 threads", "from pixels, p50 ms", TIMES, "from a JPEG, p50 ms", TIMES), rows))
     parts.append(start_table())
-    load = f"load {found['load_before']:.1f} before" if "load_before" in found else "the load before was not recorded"
-    place = f"{machine['cores']} cores of {machine['cpu']}, {load}; in turns, each in a process of its own."
-    return "\n\n".join((f"MobileNetV2 at 224 px, on {place}", *parts))
+    place = f"{machine['cores']} cores of {machine['cpu']}, {_load(found)}; in turns, each in a process of its own."
+    aside = f'Threads are the engine\'s; "{RUNTIME}" judges on a spare CPU meanwhile, "{ONE_CPU}" has none to spare.'
+    return "\n\n".join((f"MobileNetV2 at 224 px, on {place} {aside}", *parts))
+
+
+def _load(found: dict[str, Any]) -> str:
+    return f"load {found['load_before']:.1f} before" if "load_before" in found else "the load before was not recorded"
+
+
+def machines_table() -> str:
+    """Where the figures come from, and what else the machine did."""
+    rows = []
+    for name in ("side-by-side", "cost"):
+        found = _read(f"{name}.json")
+        machine = found["machine"]
+        where = f"{machine['cores']} cores of {machine['cpu']}, Python {machine['python']}"
+        rows.append([f"`{name}`", where, _load(found)])
+    return markdown(("measured by", "on", "load"), rows)
 
 
 def _brief(one: dict[str, Any] | None) -> tuple[str, str]:
@@ -110,7 +125,7 @@ def throughput_table() -> str:
 
 def missing_table() -> str:
     """What was not measured, by name, and why."""
-    missing = _read("side-by-side.json")["missing"]
+    missing = {**_read("side-by-side.json")["missing"], **_read("cost.json")["start"].get("missing", {})}
     return markdown(("not measured", "why"), [[name, why.replace("|", "/")] for name, why in missing.items()])
 
 
@@ -172,6 +187,7 @@ def energy_table() -> str:
 
 
 TABLES = {
+    "machines": machines_table,
     "aims": aims_table,
     **{
         f"{series}-{threads}": lambda series=series, threads=threads: full_table(series, threads)

@@ -13,11 +13,16 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 SAMPLE_S = 0.02
 """Between two readings of a power, seconds."""
+
+
+class UnreadError(Exception):
+    """A source told nothing that is a number."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,17 @@ def measure(run: Callable[[], object], source: Source | None, seconds: float = 5
         run: to do.
         source: of `find_source`.
         seconds: to do it; half of it is waited before, idle.
+
+    Returns:
+        None where there is no source, or it could not be read after all.
     """
     if source is None:
         return None
-    idle_w, _ = _power(lambda: time.sleep(SAMPLE_S), source, seconds / 2)
-    busy_w, pace = _power(run, source, seconds)
+    try:
+        idle_w, _ = _power(lambda: time.sleep(SAMPLE_S), source, seconds / 2)
+        busy_w, pace = _power(run, source, seconds)
+    except UnreadError:
+        return None
     return Energy(source.name, idle_w, busy_w, 1000 * busy_w / pace, 1000 * max(busy_w - idle_w, 0.0) / pace)
 
 
@@ -77,7 +88,8 @@ def _power(run: Callable[[], object], source: Source, seconds: float) -> tuple[f
 
     def read() -> None:
         while source.watts and not over.wait(SAMPLE_S):
-            readings.append(source.watts())
+            with suppress(UnreadError):  # a bus is busy at times
+                readings.append(source.watts())
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -94,6 +106,8 @@ def _power(run: Callable[[], object], source: Source, seconds: float) -> tuple[f
         after = source.joules()
         used = sum((now - then) % range_j for (now, range_j), (then, _) in zip(after, before, strict=True))
         return used / lasted, runs / lasted
+    if not readings:
+        raise UnreadError(source.name)
     return sum(readings) / len(readings), runs / lasted
 
 
@@ -113,12 +127,13 @@ def _rapl(root: Path) -> Source | None:
         for folder in sorted((root / "sys/class/powercap").glob("intel-rapl:*"))
         if re.fullmatch(r"intel-rapl:\d+", folder.name) and _text(folder / "name").startswith("package")
     ]
-    if not packages or not all(_text(folder / "energy_uj") for folder in packages):  # there, but for root only
-        return None
+    counts = ("energy_uj", "max_energy_range_uj")
+    if not packages or not all(_text(folder / count) for folder in packages for count in counts):
+        return None  # they are there, but for root only
 
     def joules() -> list[tuple[float, float]]:
         return [
-            (int(_text(folder / "energy_uj")) / 1e6, (int(_text(folder / "max_energy_range_uj")) + 1) / 1e6)
+            (_number(folder / "energy_uj") / 1e6, (_number(folder / "max_energy_range_uj") + 1) / 1e6)
             for folder in packages
         ]
 
@@ -133,7 +148,7 @@ def _ina3221(root: Path) -> Source | None:
         return None
     number = whole.name.removeprefix("in").removesuffix("_label")
     volts, amperes = whole.with_name(f"in{number}_input"), whole.with_name(f"curr{number}_input")
-    return Source(f"INA3221, {_text(whole)}", watts=lambda: int(_text(volts)) * int(_text(amperes)) / 1e6)
+    return Source(f"INA3221, {_text(whole)}", watts=lambda: _number(volts) * _number(amperes) / 1e6)
 
 
 def _pmic() -> Source | None:
@@ -144,9 +159,16 @@ def _pmic() -> Source | None:
 
     def watts() -> float:
         told = subprocess.run([program, "pmic_read_adc"], capture_output=True, text=True, check=False)
-        return rails_w(told.stdout)
+        found = rails_w(told.stdout)
+        if not found:
+            raise UnreadError(told.stdout)
+        return found
 
-    return Source("Raspberry Pi's power chip, all rails", watts=watts) if watts() > 0 else None
+    try:
+        watts()
+    except (OSError, UnreadError):
+        return None
+    return Source("Raspberry Pi's power chip, all rails", watts=watts)
 
 
 def rails_w(told: str) -> float:
@@ -158,6 +180,13 @@ def rails_w(told: str) -> float:
     return sum(
         value * found[rail, "V"] for (rail, kind), value in found.items() if kind == "A" and (rail, "V") in found
     )
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(_text(path))
+    except ValueError:
+        raise UnreadError(path) from None
 
 
 def _text(path: Path) -> str:

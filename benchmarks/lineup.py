@@ -71,6 +71,7 @@ ONE_CPU = "this runtime, on one CPU"
 BARE = "LiteRT, bare"
 EAGER = "PyTorch eager"
 GRADCAM = "PyTorch eager, autograd Grad-CAM"
+LEAN_GRADCAM = f"{GRADCAM} of the last map only"
 FLOOR = "floor: "
 """How the names begin of ways that do only what no way can leave out."""
 
@@ -101,6 +102,7 @@ _ENGINES: tuple[tuple[str, str, str, dict[str, Any], str, tuple[str, ...]], ...]
     ("PyTorch eager, channels last", "fp32", RAW, {"engine": "torch", "form": "channels last"}, "", ()),
     ("PyTorch compiled", "fp32", RAW, {"engine": "torch", "form": "compiled"}, "", ()),
     (GRADCAM, "fp32", HEATMAP, {"engine": "torch", "form": "Grad-CAM"}, "", ()),
+    (LEAN_GRADCAM, "fp32", HEATMAP, {"engine": "torch", "form": "Grad-CAM, last map"}, "", ()),
 )
 
 

@@ -4,14 +4,16 @@ What comes in is the shipped bundle and its full-precision reference; what goes 
 read. The forms are made by the same steps as bundles are (``export``), except that the quantizers are shown rendered
 pictures: nobody needs a data set to run this comparison, and speed does not depend on what was shown. ncnn's form comes
 from pnnx, and Ultralytics' own network from Ultralytics: untrained, as trained weights would have to be downloaded.
-What is there is not made again.
+What is there is not made again, unless the bundle or its reference was exchanged meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,18 +23,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.commands.opening import add_command
-from edge_runtime.errors import LeukoscopeError
-from edge_runtime.files import make_folder, write_bytes
+from edge_runtime.files import make_folder, write_bytes, write_text
+from edge_runtime.machine import read_text
 
 if TYPE_CHECKING:
     from edge_runtime.commands.opening import Commands
 
 ROOT = Path(__file__).resolve().parent.parent
-MODELS = ROOT / "build" / "peers"
-BUNDLE = "blood-cells"
 PEERS = ROOT / ".peers"
+MODELS = PEERS / "models"
+BUNDLE = "blood-cells"
 PICTURE, PIXELS, REFERENCE = "cell.jpg", "pixels.npy", "reference.json"
 """A JPEG, its pixels as the network takes them, and what the full-precision network says of them."""
+
+MADE_OF = "made-of.txt"
+"""Says which bundle and which reference the models were made of."""
 
 PICTURE_SIZE = (1024, 768)
 """Width and height, pixels."""
@@ -56,19 +61,22 @@ def add(commands: Commands) -> None:
 
 
 def _make(args: argparse.Namespace) -> int:
-    missing = make_models()
-    for name, why in missing.items():
-        sys.stderr.write(f"not made: {name}: {why}\n")
+    make_models()
     return 0
 
 
 def make_models() -> dict[str, str]:
-    """Make what is not there yet.
+    """Make what is not there yet, and tell on standard error what cannot be made.
 
     Returns:
         File or folder of `MODELS` -> why it could not be made; empty where all are there.
     """
+    made_of = _made_of()
+    if MODELS.exists() and (read_text(MODELS / MADE_OF) or "") != made_of:
+        sys.stderr.write(f"{MODELS} is of another bundle, or not whole: it is made anew\n")
+        shutil.rmtree(MODELS)
     make_folder(MODELS)
+    write_text(MODELS / MADE_OF, made_of)
     missing = {}
     for row in ROWS:
         if all((MODELS / name).exists() for name in row.names):
@@ -76,10 +84,19 @@ def make_models() -> dict[str, str]:
         sys.stderr.write(f"making {', '.join(row.names)} ...\n")
         try:
             row.make()
-        except (LeukoscopeError, subprocess.CalledProcessError, OSError) as error:
-            said = getattr(error, "stderr", None) or str(error)
-            missing |= dict.fromkeys(row.names, said.strip().splitlines()[-1][:200])
+        except Exception as error:  # noqa: BLE001 - whatever a converter raises, the others' models are made
+            said = (getattr(error, "stderr", None) or str(error)).strip() or type(error).__name__
+            why = said.splitlines()[-1][:200]
+            missing |= dict.fromkeys(row.names, why)
+            sys.stderr.write(f"not made: {', '.join(row.names)}: {why}\n")
     return missing
+
+
+def _made_of() -> str:
+    from edge_runtime.bundle import open_bundle
+
+    weights = (ROOT / "references" / BUNDLE / "weights.safetensors").read_bytes()
+    return f"{open_bundle(BUNDLE).id} {hashlib.sha256(weights).hexdigest()}"
 
 
 def render_picture(label: str = "lymphocyte", seed: int = 0) -> bytes:
@@ -216,7 +233,11 @@ def _ncnn() -> None:
 def _ultralytics() -> None:
     script = Path(__file__).parent / "peers" / "export_yolo.py"
     command = [str(python_of("ultralytics")), str(script), str(_reference().input_px)]
-    subprocess.run(command, cwd=MODELS, env={**os.environ, **QUIET}, check=True, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory(prefix="leukoscope-peers-", dir=MODELS) as folder:
+        subprocess.run(command, cwd=folder, env={**os.environ, **QUIET}, check=True, capture_output=True, text=True)
+        for name in YOLO:
+            if not (MODELS / name).exists():
+                Path(folder, name).rename(MODELS / name)
 
 
 @dataclass(frozen=True)

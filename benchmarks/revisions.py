@@ -55,33 +55,38 @@ def open_side(given: str, into: Path) -> Side:
         into: where to; made.
 
     Raises:
-        UsageError: neither, or a revision from before ``edge_runtime``.
+        UsageError: neither, both, or a revision from before ``edge_runtime``.
         LeukoscopeError: git failed.
     """
     folder = Path(given)
+    found = None if given.startswith("-") else _git(ROOT, "rev-parse", "--verify", "--quiet", f"{given}^{{commit}}")
     if (folder / PACKAGE / "__init__.py").is_file():
+        if found:
+            raise UsageError(
+                f"{given}: both a revision and a folder that holds {PACKAGE}",
+                todo=f"write {Path('.', given).absolute()} for the folder, {found[:10]} for the revision",
+            )
         shutil.copytree(folder / PACKAGE, into / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
         tracked = _git(folder, "ls-files", "--", PACKAGE)
         commit = _git(folder, "rev-parse", "HEAD") if tracked else None
         changed = bool(commit and _git(folder, "status", "--porcelain", "--", PACKAGE))
         return Side(given, into, commit or "", changed)
-    commit = None if given.startswith("-") else _git(ROOT, "rev-parse", "--verify", "--quiet", f"{given}^{{commit}}")
-    if not commit:
+    if not found:
         if folder.is_dir():
             raise UsageError(f"{given}: a folder without {PACKAGE}", todo="give a checkout or an unpacked wheel")
         raise UsageError(
             "what is to be compared", got=given, expected=f"a git revision, or a folder that holds {PACKAGE}"
         )
-    if not _git(ROOT, "ls-tree", "--name-only", commit, PACKAGE):
+    if not _git(ROOT, "ls-tree", "--name-only", found, PACKAGE):
         raise UsageError(f"{given}: a revision without {PACKAGE}", todo="take one of later")
     archive = subprocess.run(
-        ["git", "archive", "--format=zip", "-0", commit, PACKAGE], cwd=ROOT, capture_output=True, check=False
+        ["git", "archive", "--format=zip", "-0", found, PACKAGE], cwd=ROOT, capture_output=True, check=False
     )
     if archive.returncode:
         raise LeukoscopeError(f"{given}: git archive failed", got=archive.stderr.decode(errors="replace"))
     with zipfile.ZipFile(io.BytesIO(archive.stdout)) as files:
         files.extractall(into)
-    return Side(given, into, commit, changed=False)
+    return Side(given, into, found, changed=False)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -3,13 +3,15 @@
 What comes in are the rows of ``lineup``; what goes out is ``results/side-by-side.json``. A row whose environment is not
 there, that fails, or that does not say what the full-precision network says is not timed, and its name and why stand
 in the results. As MLPerf's single stream has it, one question is asked after the other: 1,024 of them, so that a 99th
-percentile means something. A ratio is of medians, its interval from a paired bootstrap over rounds.
+percentile means something, or as many as take `MOST_S`. A ratio is of medians, its interval from a paired bootstrap
+over the rounds that both took part in.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_runtime.bench import thread_counts
 from edge_runtime.commands.opening import add_command
@@ -26,7 +29,7 @@ from edge_runtime.machine import usable_cpus
 from export.interleave import ratio
 
 from .contest import ContestError, Outcome, contest
-from .lineup import BARE, FILES, FLOOR, LEFT_OUT, RUNTIME, SERIES, THREADS, THROUGHPUT, UNJUDGED, Row
+from .lineup import BARE, FILES, FLOOR, LEFT_OUT, ONE_CPU, RUNTIME, SERIES, THREADS, THROUGHPUT, UNJUDGED, Row
 from .peer_models import MODELS, REFERENCE, make_models
 
 if TYPE_CHECKING:
@@ -37,7 +40,8 @@ RUNS, NOT_COUNTED = 16, 1
 """Of a turn: long enough that what others left in the caches is a small part of it."""
 
 WARMUP = 10
-SAMPLES = 1024
+SAMPLES, MOST_S = 1024, 60.0
+"""Counted runs of each way, and after how many seconds of them it sits out the rest."""
 
 
 def add(commands: Commands) -> None:
@@ -54,12 +58,12 @@ def run(args: argparse.Namespace) -> None:
 
     if args.samples < 2 * RUNS:  # an interval needs two rounds
         raise UsageError("--samples", got=args.samples, expected=f"at least {2 * RUNS}")
+    load = os.getloadavg()[0]  # of others, so before anything is made: what a busy machine says is little
     made = make_models()
-    load = os.getloadavg()[0]  # of others: what is measured on a busy machine says little
     found: dict[str, Any] = {"machine": machine(), "load_before": load, "series": {}, "missing": dict(LEFT_OUT)}
     for name, rows in SERIES.items():
         found["series"][name] = {}
-        rounds = args.samples // RUNS
+        rounds = math.ceil(args.samples / RUNS)
         for threads in thread_counts(usable_cpus()) if rows is THROUGHPUT else THREADS:
             sys.stderr.write(f"{name}, {threads} thread{'s' * (threads > 1)} ...\n")
             # At many pictures a run, fewer rounds see as many.
@@ -106,7 +110,7 @@ def measure_rows(rows: Sequence[Row], threads: int, rounds: int) -> tuple[list[d
     runs, warmup = (2, 2) if fit[0] in THROUGHPUT else (RUNS, WARMUP)
     while True:
         try:
-            outcomes = contest([row.way(threads) for row in fit], rounds, runs, NOT_COUNTED, warmup)
+            outcomes = contest([row.way(threads) for row in fit], rounds, runs, NOT_COUNTED, warmup, MOST_S)
             return summaries(fit, outcomes, alone), missing
         except ContestError as error:  # one that fails later than at once must not cost the others their turns
             failed = next(row for row in fit if str(error).startswith(f"{row.name}: "))
@@ -140,11 +144,12 @@ def summaries(
         time of that).
     """
     medians = {name: np.median(outcome.times_ms, axis=1) for name, outcome in outcomes.items()}
-    bases = [name for name in medians if name in (RUNTIME, UNJUDGED, BARE) or name.startswith(FLOOR)]
+    bases = [name for name in medians if name in (RUNTIME, UNJUDGED, ONE_CPU, BARE) or name.startswith(FLOOR)]
     found = []
     for row in rows:
         outcome = outcomes[row.name]
-        p50, p90, p99 = np.percentile(outcome.times_ms, (50, 90, 99))
+        times = outcome.times_ms[~np.isnan(outcome.times_ms)]
+        p50, p90, p99 = np.percentile(times, (50, 90, 99))
         entry = {
             "name": row.name,
             "precision": row.precision,
@@ -152,12 +157,12 @@ def summaries(
             "network": row.network,
             "load_ms": alone[row.name].load_ms,
             "first_ms": alone[row.name].first_ms,
-            "samples": outcome.times_ms.size,
+            "samples": times.size,
             "p50_ms": p50,
             "p90_ms": p90,
             "p99_ms": p99,
             "peak_rss_mb": outcome.peak_rss_mb,
-            "ratios": {base: [round(v, 4) for v in ratio(medians[row.name], medians[base])] for base in bases},
+            "ratios": {base: _ratio(medians[row.name], medians[base]) for base in bases},
         }
         if row in FILES and row.name.startswith(FLOOR):
             entry["pixels_off"] = float(outcome.answer[1])
@@ -166,3 +171,9 @@ def summaries(
             entry |= {"pictures": answered, "pictures_per_s": 1000 * answered / p50}
         found.append({key: round(value, 6) if isinstance(value, float) else value for key, value in entry.items()})
     return found
+
+
+def _ratio(times: npt.NDArray[np.float64], base: npt.NDArray[np.float64]) -> list[float]:
+    """Return ratio, low and high of the rounds that both took part in."""
+    both = ~np.isnan(times + base)
+    return [round(value, 4) for value in ratio(times[both], base[both])]

@@ -1,36 +1,34 @@
-"""`python -m benchmarks.speed`: what an answer adds to the bare engine, and what a JPEG decoded at half size changes.
+"""`python -m benchmarks.speed`: what a JPEG decoded at half size changes, beside the time that it saves.
 
-What comes in are the shipped bundles, their samples and BCCD's fields beside the checkout; what goes out is
-``results/speed.json``, whose tables stand in ``docs/speed.md``. Ways are timed in one process, in turns. The reduced
-decode is libjpeg's (a half of the size, in the DCT's domain); it is not built in, and this says why.
+What comes in are the shipped bundles and BCCD's fields beside the checkout; what goes out is ``results/speed.json``,
+whose table stands in ``docs/speed.md``. The reduced decode is libjpeg's (a half of the size, in the DCT's domain); it
+is not built in, and this says why. What an answer adds to the bare engine is in ``side_by_side``.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import io
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from edge_runtime.aside import Aside
 from edge_runtime.bundle import default_bundles
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import UsageError
 from edge_runtime.files import write_text
-from edge_runtime.guard import guarded
+from edge_runtime.guard import Parser, guarded
 from edge_runtime.preprocess import Pixels, Preprocess, decode, prepare
-from export.interleave import interleave, latency, ratio
+from export.interleave import interleave
 
 from .cell_finder import DATA
-from .cost import machine, sample
+from .cost import machine
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 HEIGHTS_PX = (480, 768, 1536)
@@ -38,53 +36,6 @@ HEIGHTS_PX = (480, 768, 1536)
 
 EVERY, QUALITY = 3, 90
 """Every third field; and the quality of those that are encoded anew, with halved colours as cameras do it."""
-
-
-def bare_invoke(classifier: Classifier, pixels: Pixels) -> Callable[[], object]:
-    """Return what the engine's own interface takes for these pixels: set, invoke, get; nothing checked or converted."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    model = classifier.bundle.read("model.tflite")
-    interpreter = Interpreter(model_content=model, num_threads=classifier.engine.threads)
-    interpreter.allocate_tensors()
-    given = interpreter.get_input_details()[0]["index"]
-    taken = [output["index"] for output in interpreter.get_output_details()]
-
-    def run() -> object:
-        interpreter.set_tensor(given, pixels[None])
-        interpreter.invoke()
-        return [interpreter.get_tensor(index) for index in taken]
-
-    return run
-
-
-def answer_overhead(name: str, rounds: int) -> dict[str, Any]:
-    """Time prepared pixels -> `Prediction` against the bare engine: unjudged, judged afterwards, judged aside."""
-    after = dataclasses.replace(Classifier.open(name, threads=1), aside=None)
-    pixels = prepare(decode(sample(name)), after.preprocess)
-    unlimited = dataclasses.replace(after.bundle.manifest, quality={}, abstention=None)
-    unjudged = dataclasses.replace(
-        after, bundle=dataclasses.replace(after.bundle, manifest=unlimited), familiarity=None
-    )
-    classifiers = {
-        "answer and heatmap, not judged": unjudged,
-        "the same, judged meanwhile on another core": dataclasses.replace(after, aside=Aside()),
-        "the same, judged afterwards": after,
-    }
-    wanted = after.classify_pixels(pixels)
-    ways: dict[str, Callable[[], object]] = {"bare engine": bare_invoke(after, pixels)}
-    for way, classifier in classifiers.items():
-        found = classifier.classify_pixels(pixels)
-        judged = () if classifier is unjudged else wanted.refusals
-        if not np.array_equal(found.heatmap, wanted.heatmap) or found.refusals != judged:
-            raise ValueError(f"{way}: another answer")
-        ways[way] = lambda classifier=classifier: classifier.classify_pixels(pixels)
-    times = interleave(ways, rounds)
-    return {
-        way: dataclasses.asdict(latency(found))
-        | {"ratio": dict(zip(("value", "low", "high"), ratio(found, times["bare engine"]), strict=True))}
-        for way, found in times.items()
-    }
 
 
 def reduced(encoded: bytes, preprocess: Preprocess) -> Pixels:
@@ -170,9 +121,8 @@ def _enlarged(file: Path, height: int) -> bytes:
 
 def main() -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.speed", description=__doc__, allow_abbrev=False)
     parser.add_argument("--data", type=Path, default=DATA, help=f"the data sets' folder (default {DATA.name})")
-    parser.add_argument("--rounds", type=int, default=500, help="timed runs of each way (default %(default)s)")
     parser.set_defaults(run=_run)
     return guarded(parser)
 
@@ -184,7 +134,6 @@ def _run(args: argparse.Namespace) -> None:
     found = {
         "machine": machine(),
         "load_before": os.getloadavg()[0],
-        "answer": {name: answer_overhead(name, args.rounds) for name in default_bundles()},
         "decoding": {name: decoding(name, files) for name in default_bundles()},
     }
     write_text(RESULTS, json.dumps(found, indent=1) + "\n")

@@ -250,7 +250,6 @@ def _ncnn(models: Path, threads: int, model: str) -> Answer:
 def _torch(models: Path, threads: int, form: str, batch: int = 1) -> Answer:
     import torch
 
-    from train.network import autograd_gradcam
     from train.run_folder import read_run
 
     torch.set_num_threads(threads)
@@ -265,11 +264,18 @@ def _torch(models: Path, threads: int, form: str, batch: int = 1) -> Answer:
             return [found.numpy() for found in network(torch.from_numpy(pixels))]
 
     def explained(pixels: Any) -> Any:
-        logits, _ = answer(pixels)
-        heat = autograd_gradcam(network, torch.from_numpy(pixels), int(logits[0].argmax()))
-        return [logits, heat.numpy()]
+        # As the package pytorch-grad-cam: one pass forward, one back through all of it. By hand one can do with less:
+        # the gradient is asked for at the last feature map, and nothing before it has to be recorded.
+        network.zero_grad()
+        with torch.set_grad_enabled(form == "Grad-CAM"):
+            features = network.features(network.normalise(torch.from_numpy(pixels)))
+        features.requires_grad_(True).retain_grad()
+        logits, _ = network.head(features)
+        logits.max().backward()
+        heat = torch.relu((features.grad.mean((2, 3), keepdim=True) * features).sum(1)).detach()
+        return [logits.detach().numpy(), (heat / heat.max()).numpy()]
 
-    return explained if form == "Grad-CAM" else answer
+    return explained if form.startswith("Grad-CAM") else answer
 
 
 ENGINES: dict[str, Callable[..., Answer]] = {
@@ -371,4 +377,6 @@ def main(function: str, arguments: str) -> None:
 
 
 if __name__ == "__main__":
+    # As in ``contender``: what lies beside this file must not stand in for packages of the same name.
+    sys.path[:] = [place for place in sys.path if place != os.path.dirname(os.path.realpath(__file__))]
     main(*sys.argv[1:])

@@ -23,23 +23,23 @@ Run = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 def pixels(folder: str, cpu: int, picture: str, model: str) -> Run:
     """Classify pixels that are prepared already: `classify_pixels`."""
+    _stay_on(cpu)
     classifier = _open(folder, model)
     prepared = classifier.classify(picture).pixels
-    _stay_on(cpu)
     return lambda: classifier.classify_pixels(prepared), _answer
 
 
 def file(folder: str, cpu: int, picture: str, model: str) -> Run:
     """Classify a picture's file: `classify`."""
-    classifier = _open(folder, model)
     _stay_on(cpu)
+    classifier = _open(folder, model)
     return lambda: classifier.classify(picture), _answer
 
 
 def scan(folder: str, cpu: int, picture: str, model: str) -> Run:
     """Find and classify the white cells of a field's file: `Scanner.scan`."""
-    scanner = _own(folder, "edge_runtime.scan").Scanner(_open(folder, model))
     _stay_on(cpu)
+    scanner = _own(folder, "edge_runtime.scan").Scanner(_open(folder, model))
     return lambda: scanner.scan(picture), lambda field: [cell.prediction.label for cell in field.cells]
 
 
@@ -70,7 +70,11 @@ def _own(folder: str, name: str) -> Any:
 
 
 def _stay_on(cpu: int) -> None:
-    """Keep this process, which has loaded on any, to one CPU: two CPUs may differ, and A and B take turns on it."""
+    """Keep this process to one CPU: two CPUs may differ, and A and B take turns on it.
+
+    Before anything is opened: a classifier that sees a spare CPU judges on a thread of its own, whose time would be
+    counted as waiting, or as nobody's.
+    """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {cpu})
 

@@ -50,6 +50,7 @@ def write_whole(path: Path, host: str = "") -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
+        _force_names(path.parent)
     except BrokenPipeError:  # of somebody's standard output, not of this file
         raise
     except OSError as error:
@@ -97,6 +98,20 @@ def require_writable(folder: Path) -> None:
         trial.unlink()
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written", got=error.strerror or type(error).__name__) from None
+
+
+def _force_names(folder: Path) -> None:
+    """Put a new name on the medium, too: without power, a file that is whole must not vanish again."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # it may be written but not read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:  # a file system that cannot
+        return
+    finally:
+        os.close(descriptor)
 
 
 def _remove(temporary: Path) -> None:

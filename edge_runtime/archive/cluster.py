@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,6 +82,10 @@ def joined(address: str, workers: int | None) -> Iterator[int]:
     _require_listener(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its core writes to standard error past all settings
+    if address == LOCAL and "ray" not in sys.modules:  # read then, too
+        # Its processes listen to the network, and do what they are told: by who has this, which is nobody else.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it prints a warning of its own future
     try:
         import ray.data

@@ -29,6 +29,9 @@ Row = dict[str, Any]
 HEAT_STEPS = 255
 """A heatmap's 0..1 is stored as 0..255: a byte for each of its cells."""
 
+ERROR_LENGTH = 1000
+"""Characters of an error at most."""
+
 _SCAN_FIELD = {
     "part": "int32",
     "picture_width": "int32",
@@ -138,7 +141,13 @@ def _types(heat_cells: int) -> dict[str, pa.DataType]:
 
 def error_row(place: int, name: str, error: str, bundle_id: str) -> Row:
     """Return the row of a picture that could not be answered; what it lacks is null."""
-    return {"row": place, "path": written(name), "bundle_id": bundle_id, "error": written(error)}
+    return {"row": place, "path": written(name), "bundle_id": bundle_id, "error": written(_line(error))}
+
+
+def _line(error: str) -> str:
+    """Return an error as one line of about `ERROR_LENGTH` characters: in a decoder's words anything may stand."""
+    line = " ".join(error.split())
+    return line if len(line) <= ERROR_LENGTH else f"{line[: ERROR_LENGTH // 2]} ... {line[-ERROR_LENGTH // 2 :]}"
 
 
 def answer_row(place: int, name: str, prediction: Prediction) -> Row:

@@ -33,6 +33,12 @@ EMPTY_DEATHS = 3
 DEATHS_IN_A_ROW = 30
 """So many may die before a shard is finished again; then something is wrong with all of it."""
 
+IDLE_S = 120.0
+"""So long, or as long as for a picture, a worker may have a shard and no picture in hand: it starts, or writes."""
+
+AWAY_S = 5.0
+"""Who did not look for so long was stopped (Ctrl-Z), its workers as well: that time is not theirs."""
+
 _LOOK_S = 0.5
 _READ_BYTES = 1 << 16
 
@@ -79,6 +85,7 @@ class Crew:
             EngineError: workers do nothing but die.
         """
         again: collections.deque[Job] = collections.deque()
+        looked_s = time.monotonic()
         while True:
             while (worker := self._free()) is not None:
                 job = again.popleft() if again else next(jobs, None)
@@ -96,10 +103,14 @@ class Crew:
                     self._bury(worker, again)
                 elif worker.job is None:
                     self._in_a_row = 0
+            before_s, looked_s = looked_s, time.monotonic()
             for worker in self._workers:
                 worker.look()
-                if worker.hand is not None and time.monotonic() - worker.since_s > self._patience_s:
-                    worker.end(f"the limit of {self._patience_s:g} seconds")
+                if looked_s - before_s > AWAY_S:
+                    worker.since_s = looked_s
+                limit_s = self._patience_s if worker.hand is not None else max(self._patience_s, IDLE_S)
+                if worker.job is not None and looked_s - worker.since_s > limit_s:
+                    worker.end(f"the limit of {limit_s:g} seconds")
             yield None
 
     def _free(self) -> _Worker | None:
@@ -154,7 +165,7 @@ class _Worker:
         job: that it works on; None: it waits for one.
         hand: place of the picture in hand; None: none is.
         behind: pictures of the job that are behind.
-        since_s: when a new note of that was seen last, seconds of the monotonic clock.
+        since_s: when it got the job, or a new note was seen last, seconds of the monotonic clock.
         failed: the line why it cannot go on.
         ended: its pipe is closed.
     """
@@ -187,7 +198,7 @@ class _Worker:
     def give(self, job: Job) -> None:
         """Let it work on a shard."""
         self._seen = self._noted()  # of the shard before; it writes nothing until it has this one
-        self.job, self.hand, self.behind = job, None, 0
+        self.job, self.hand, self.behind, self.since_s = job, None, 0, time.monotonic()
         self._write(job.to_json())
 
     def _write(self, line: str) -> None:

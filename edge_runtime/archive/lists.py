@@ -90,7 +90,8 @@ def _parquet(stream: BinaryIO, file: str) -> Iterator[str]:
         if COLUMN not in table.schema_arrow.names:
             raise _no_column(file, table.schema_arrow.names)
         for batch in table.iter_batches(_ROWS_AT_ONCE, columns=[COLUMN]):
-            yield from (str(name) for name in batch.column(0).to_pylist() if name)
+            names = batch.column(0).cast(pa.binary())  # as text, a name that is no UTF-8 could not be read
+            yield from (os.fsdecode(name) for name in names.to_pylist() if name)
     except pa.ArrowException as error:
         raise UsageError(f"{file}: damaged Parquet", got=error) from None
 

@@ -14,7 +14,6 @@ import math
 import os
 import shlex
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -133,7 +132,8 @@ class Plan:
 
     def missing(self) -> list[int]:
         """Return the shards that are not done."""
-        there = {entry.name for entry in os.scandir(self.out)}
+        with os.scandir(self.out) as entries:
+            there = {entry.name for entry in entries}
         return [shard for shard in range(len(self.offsets)) if self.part(shard).name not in there]
 
     def tidy(self) -> None:
@@ -156,7 +156,11 @@ class Plan:
         for name, title in SAME.items():
             planned, wanted = getattr(self.settings, name), getattr(settings, name)
             if planned != wanted:
-                raise _another(self.out, f"{title} {wanted}", f"{title} {planned}")
+                got, expected = f"{title} {wanted}", f"{title} {planned}"
+                if name in ("leukoscope", "columns"):  # of this program: the command alone would not do
+                    todo = f"install leukoscope {self.settings.leukoscope}, or --out with another folder"
+                    raise UsageError(f"{self.out}: of another leukoscope", got=got, expected=expected, todo=todo)
+                raise _another(self.out, got, expected)
 
 
 def read_plan(out: Path) -> Plan | None:
@@ -257,32 +261,6 @@ def _another(out: Path, got: str, expected: str) -> UsageError:
         expected=expected,
         todo=f"--out with another folder; or go on with this one: {same}",
     )
-
-
-@contextmanager
-def claimed(out: Path) -> Iterator[None]:
-    """Be the only one who leads work on a folder; the kernel takes the claim back from whoever dies.
-
-    Raises:
-        UsageError: somebody else does.
-        OutputError: nothing can be written there.
-    """
-    import fcntl
-
-    try:
-        descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written", got=error.strerror) from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"{out}: in use by another archive", todo="wait for it, or stop it") from None
-        except OSError:  # a file system without locks; then it is for the user not to start two
-            pass
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def names_of(plan: Plan, job: Job) -> Iterator[str]:

@@ -161,7 +161,9 @@ class Shards:
                 self._failures = 0
             except LeukoscopeError as error:
                 self._count(error)
-                said = str(error).removeprefix(self._path(name)).removeprefix(name)  # some name it, some do not
+                said = str(error)  # one line; some name the picture, some do not
+                for known in (self._path(name), name):
+                    said = said.removeprefix(" ".join(known.split()))
                 yield self._failed(place, name, name + (said if said.startswith(": ") else f": {said}"))
             except MemoryError:
                 yield self._failed(place, name, f"{name}: too large for this machine's memory")
@@ -209,27 +211,3 @@ class Shards:
             yield from scan_rows(place, name, part, field)
         if not parts:  # nothing but glass
             yield {"row": place, "path": written(name), "bundle_id": self._classifier.bundle.id}
-
-
-def summary_of_parts(plan: Plan) -> dict[str, Any]:
-    """Read what the parts that are there say in their ends: {"parts", "rows", "errors"}.
-
-    Raises:
-        OutputError: one is damaged.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    missing = set(plan.missing())
-    done = [shard for shard in range(len(plan.offsets)) if shard not in missing]
-    rows = errors = 0
-    for shard in done:
-        try:
-            end = pq.read_metadata(plan.part(shard))
-        except (pa.ArrowException, OSError) as error:
-            raise OutputError(f"{plan.part(shard)}: damaged", got=error, todo="remove it, then run again") from None
-        place = end.schema.names.index("error")
-        groups = [end.row_group(number) for number in range(end.num_row_groups)]
-        rows += end.num_rows
-        errors += sum(group.num_rows - group.column(place).statistics.null_count for group in groups)
-    return {"parts": len(done), "rows": rows, "errors": errors}

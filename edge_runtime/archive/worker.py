@@ -3,7 +3,7 @@
 What comes in, on standard input, is a line with the archive and then a line per shard; what goes out, on standard
 output, is a line per shard that begins with what it is (`DONE`, `FAILED`). Before each picture its place is noted in an
 open file that both sides have: that costs a few microseconds and wakes nobody, so many workers can be led by one
-process. A worker ends within a second of who started it, whatever it does then.
+process. A worker ends with who started it, whatever it does then.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import select
 import signal
 import struct
 import sys
 import threading
-import time
 from collections.abc import Callable
 from importlib.abc import MetaPathFinder
 
@@ -34,13 +34,13 @@ def command(note: int) -> list[str]:
     Args:
         note: descriptor of the file that takes the notes; the process must inherit it.
     """
-    return [sys.executable, "-c", START, json.dumps(sys.path), str(os.getpid()), str(note)]
+    return [sys.executable, "-c", START, json.dumps(sys.path), str(note)]
 
 
 def main() -> None:
     """Answer what comes until nothing does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; who started us decides what becomes of it
-    threading.Thread(target=_follow, args=(int(sys.argv[2]),), daemon=True).start()
+    threading.Thread(target=_follow, daemon=True).start()
     sys.meta_path.insert(0, _NoPandas())
     out = os.dup(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -48,10 +48,10 @@ def main() -> None:
     os.close(nowhere)
 
     def say(kind: str, text: object) -> None:
-        os.write(out, f"{kind}{text}\n".encode())
+        os.write(out, f"{kind}{text}\n".encode(errors="backslashreplace"))  # the name of a folder need not be UTF-8
 
     try:
-        _serve(say, int(sys.argv[3]))
+        _serve(say, int(sys.argv[2]))
     except BrokenPipeError:
         raise SystemExit(1) from None
 
@@ -65,10 +65,11 @@ class _NoPandas(MetaPathFinder):
             raise ModuleNotFoundError("not wanted here", name=fullname)
 
 
-def _follow(starter: int) -> None:
+def _follow() -> None:
     """End with the process that started this one: a picture that hangs must not keep an orphan alive."""
-    while os.getppid() == starter:
-        time.sleep(1.0)
+    starter = select.poll()
+    starter.register(0, 0)  # nothing but the end of standard input, whose other side that process alone has
+    starter.poll()
     os._exit(1)
 
 

@@ -106,7 +106,8 @@ def add(commands: Commands) -> None:
 
 def _archive(options: argparse.Namespace) -> int:
     _check(options)
-    from ..archive.plan import claimed, read_plan
+    from ..archive.parts import claimed
+    from ..archive.plan import read_plan
     from ..files import make_folder, require_writable
 
     out = Path(options.out).resolve()
@@ -225,14 +226,26 @@ def _counted(names: Iterator[str], silent: bool) -> Iterator[str]:
 
 
 def _work(options: argparse.Namespace, plan: Plan, unlisted: int, asked: _Asked) -> int:
-    from ..archive.shard import summary_of_parts
+    from ..archive.parts import look_through
 
     plan.tidy()
-    missing = plan.missing()
+    silent = options.json and sys.stdout.isatty()
+    line = TerminalLine(silent)
+
+    def looked_at(count: int) -> None:
+        if count % 1000 == 0:
+            line.draw(f"{count:,} parts looked at")
+
+    found = look_through(plan, looked_at)
+    line.clear()
+    for shard in found.damaged:
+        complain(f"{plan.part(shard)}: damaged; it is done again", "note")
+    missing = found.missing
     jobs = [plan.job(shard).count for shard in missing]
     before = plan.pictures - sum(jobs)
     if before and not options.json:
         complain(f"{before:,} of {plan.pictures:,} pictures were done before", "note")
+    whole = {"parts": len(plan.offsets), "rows": found.rows, "errors": found.errors}
     nodes: Counter[str] = Counter()
     facts: dict[str, Any] = {"workers": 0, "pictures": 0, "abstained": 0, "deaths": 0}
     start_s = time.monotonic()
@@ -241,10 +254,12 @@ def _work(options: argparse.Namespace, plan: Plan, unlisted: int, asked: _Asked)
             crew, facts["workers"] = _crew(options, plan, stack, len(missing))
             asked.listen()  # Ray has put its own handler there
             start_s = time.monotonic()
-            pace = Pace(plan.pictures, before, silent=options.json and sys.stdout.isatty())
+            pace = Pace(plan.pictures, before, silent)
             stack.callback(pace.clear)
             for done in crew.run(map(plan.job, missing)):
                 if done is not None:
+                    whole["rows"] += done.rows
+                    whole["errors"] += done.errors
                     facts["pictures"] += done.pictures
                     facts["abstained"] += done.abstained
                     if done.node is not None:
@@ -255,8 +270,7 @@ def _work(options: argparse.Namespace, plan: Plan, unlisted: int, asked: _Asked)
     facts |= {"seconds": round(seconds, 3), "pictures_per_s": round(facts["pictures"] / max(seconds, 1e-9), 1)}
     if nodes:
         facts["nodes"] = dict(nodes)
-    whole = summary_of_parts(plan)
-    if whole["parts"] < len(plan.offsets):
+    if plan.missing():
         raise OutputError(f"{plan.out}: parts are missing", todo="run again")
     _say(options, plan, whole, facts)
     return FAILED if whole["errors"] or unlisted else 0

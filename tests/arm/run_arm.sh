@@ -22,14 +22,14 @@ usage: sudo tests/arm/run_arm.sh [options]
   --per-class N      rendered pictures of each class, and as many masks, beside samples/; default: 2
   --own MODEL=DIR    pictures of your own for a model, as well; may be given for each model
   --work DIR         roots (0.6 GB a release), pictures and outputs; kept, so that a second run skips what is there;
-                     default: build/arm
+                     a folder of its own: new, empty, or of an earlier run; default: build/arm
   --out FILE         where the comparison goes; default: WORK/arm.json
   --jobs N           processors at a time; default: the CPUs here
   --python PYTHON    with this project's dependencies, to render and compare; default: .venv/bin/python
 
 examples:
   sudo tests/arm/run_arm.sh --suites bookworm --cpus cortex-a72 --per-class 1     # the quickest that says something
-  sudo tests/arm/run_arm.sh --out benchmarks/results/arm.json                     # what docs/arm.md shows
+  sudo tests/arm/run_arm.sh --out benchmarks/results/arm.json                     # both releases, Pi 4, Pi 5, controls
   sudo tests/arm/run_arm.sh --suites bookworm --engines "litert tflite-runtime"
 
 Needs root on x86-64 (for mounts and chroot), mmdebstrap, qemu-user-static and binfmt-support, a Debian mirror
@@ -62,7 +62,7 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 
-controls="max bare"
+controls="max bare" mark=.leukoscope-arm
 models=$(cd "$repository/edge_runtime/bundles" && echo *)
 [ "$(uname -m)" = x86_64 ] || stop "the reference is x86-64, and this is $(uname -m)" 2
 [[ $per_class =~ ^[0-9]+$ ]] || stop "--per-class: got $per_class, expected a whole number" 2
@@ -73,14 +73,22 @@ done
 for pair in ${own[@]+"${own[@]}"}; do
     [[ " $models " == *" ${pair%%=*} "* && -d ${pair#*=} ]] || stop "--own: got $pair, expected MODEL=DIR, a model of: $models" 2
 done
+[ -z "$out" ] || [ -d "$(dirname "$out")" ] || stop "--out: $(dirname "$out") is no folder" 2
+# The work is done in other folders than the one where this was called.
+out=${out:+$(realpath -sm "$out")} python=$(realpath -sm "$python")
+if [ -d "$work" ] && [ -n "$(ls -A "$work")" ] && [ ! -e "$work/$mark" ]; then
+    stop "--work: $work holds something else, and pictures, outputs, source and wheel in it would be replaced" 2
+fi
+[ "$(id -u)" = 0 ] || stop "needs root, for mounts and roots of its own (sudo $0)" 2
 [ -x "$python" ] || stop "$python is not there (make setup, or --python)" 2
 for tool in mmdebstrap qemu-aarch64-static unshare git tar pkill; do
     command -v "$tool" >/dev/null || stop "$tool is not installed (apt-get install mmdebstrap qemu-user-static binfmt-support git procps)" 2
 done
-[ "$(id -u)" = 0 ] && unshare --mount true 2>/dev/null || stop "needs root that may mount, for roots of its own" 2
+unshare --mount true 2>/dev/null || stop "this root may not mount: a container without that right" 2
 [ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ] ||
     stop "the kernel does not know arm64 programs (mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc; update-binfmts --enable qemu-aarch64)" 2
 mkdir -p "$work"
+touch "$work/$mark"
 work=$(cd "$work" && pwd)
 out=${out:-$work/arm.json}
 started=$SECONDS
@@ -157,7 +165,6 @@ run() { # SUITE ENGINE SIDE
     local root=$work/roots/$1-arm64 folder=outputs/$1/$2/$3 model commands status
     [ "$3" != native ] || root=$work/roots/$1-amd64
     say "$1, $2, $3: verify, classify, raw outputs"
-    mkdir -p "$work/$folder"
     commands="cd /; export PATH=/opt/$2/bin:\$PATH; python -m edge_runtime verify --json --threads 1 >/work/$folder/verify.jsonl"
     for model in $models; do
         commands+="; python -m edge_runtime classify --json --threads 1 --model $model /work/pictures/$model >/work/$folder/classify-$model.jsonl"
@@ -217,6 +224,7 @@ for suite in $suites; do
         fits "$suite" "$engine" || continue
         for side in native $cpus; do
             while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n || true; done
+            mkdir -p "$work/outputs/$suite/$engine/$side" # here: a side that never starts is one without outputs
             run "$suite" "$engine" "$side" &
         done
     done

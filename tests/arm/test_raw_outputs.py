@@ -99,13 +99,23 @@ def script(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["--per-class", "few"], "--per-class: got few"),
         (["--jobs", "many"], "--jobs: got many"),
         (["--own", "nothing=/tmp"], "--own: got nothing=/tmp"),
-        (["--python", "/nowhere/python"], "/nowhere/python is not there"),
+        (["--out", "/nowhere/arm.json"], "--out: /nowhere is no folder"),
+        (["--python", "/nowhere/python"], "needs root" if os.getuid() else "/nowhere/python is not there"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments: list[str], said: str) -> None:
     done = script(*arguments)
     assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: ") and said in done.stderr
+
+
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="no bash")
+def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "mine.jpg").write_bytes(b"")
+    done = script("--work", str(tmp_path), "--python", "/nowhere/python")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "holds something else" in done.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["pictures", "mine.jpg"]
 
 
 @pytest.mark.skipif(not Path("/bin/bash").exists(), reason="no bash")

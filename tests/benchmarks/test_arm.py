@@ -57,7 +57,10 @@ def write(
     passed: tuple[bool, ...] = (True, True),
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / f"raw-{MODEL}.npz", **(raw() if outputs is None else outputs))
+    found = raw() if outputs is None else outputs
+    if folder.name not in ("native", "fallen-back"):
+        found["machine"] = np.array("aarch64")
+    np.savez(folder / f"raw-{MODEL}.npz", **found)
     lines = [prediction(picture) for picture in PICTURES] if predictions is None else predictions
     (folder / f"classify-{MODEL}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     verdict = {"model": MODEL, "passed": all(passed), "cases": [{"passed": one} for one in passed]}
@@ -178,6 +181,41 @@ def test_other_bundles_and_pictures_are_not_compared(ours: Path, tmp_path: Path,
         compare_bundle(ours, write(tmp_path / "b", other(change)), MODEL)
 
 
+@pytest.mark.parametrize("key", ["logits", "class_map", "quality"])
+def test_other_shapes_are_not_compared(ours: Path, tmp_path: Path, key: str) -> None:
+    narrow = other(lambda found: found.__setitem__(key, found[key][..., :1]))
+    with pytest.raises(OutputsError, match=f"other {key}: got "):
+        compare_bundle(ours, write(tmp_path / "b", narrow), MODEL)
+    empty = other(lambda found: found.__setitem__(key, found[key][..., :0]))
+    with pytest.raises(OutputsError, match=f"other {key}: got "):
+        compare_bundle(*(write(tmp_path / side, empty) for side in "ab"), MODEL)
+
+
+def test_no_pictures_are_no_proof(tmp_path: Path) -> None:
+    def change(found: dict[str, Any]) -> None:
+        for key in ("pictures", "pixels_sha256", "logits", "class_map", "distance", "quality"):
+            found[key] = found[key][:0]
+
+    with pytest.raises(OutputsError, match="no pictures"):
+        compare_bundle(*(write(tmp_path / side, other(change), []) for side in "ab"), MODEL)
+    with pytest.raises(OutputsError, match="classified others"):
+        compare_bundle(*(write(tmp_path / side, predictions=[]) for side in "ab"), MODEL)
+
+
+@pytest.mark.parametrize(
+    ("side", "key", "got"),
+    [
+        ("fallen-back", "python", "got litert on x86_64, expected litert on aarch64"),  # the emulator was left out
+        ("cortex-a72", "engine", "got onnxruntime on aarch64, expected litert on aarch64"),
+        ("native", "engine", "got onnxruntime on x86_64, expected litert on x86_64"),
+    ],
+)
+def test_what_something_else_computed_is_no_proof(ours: Path, tmp_path: Path, side: str, key: str, got: str) -> None:
+    write(ours.parent / side, other(lambda found: found.__setitem__(key, np.array("onnxruntime"))))
+    row = arm.compare_side(tmp_path, "bookworm", "litert", side)
+    assert arm.failed(row) and got in row["bundles"][MODEL]["error"]
+
+
 def test_other_lines_are_not_compared(ours: Path, tmp_path: Path) -> None:
     lines = [prediction(picture) for picture in PICTURES[:2]]
     with pytest.raises(OutputsError, match="other pictures"):
@@ -213,7 +251,8 @@ def test_the_control_may_fail_and_others_may_not(
     (outputs / "qemu.txt").write_text("qemu-aarch64 version 7.2.22\nCopyright\n")
     (outputs / "bookworm" / "tflite-runtime" / "max").mkdir(parents=True)  # crashed: no outputs at all
     assert command(outputs) == 0
-    assert "cortex-a72 (passed): tiny: 3 of 3 bit-identical" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "cortex-a72 (passed): tiny: 3 of 3 bit-identical" in said and "note:" not in said
     assert command(outputs, "--controls", "none") == 1
     assert "max (FAILED)" in capsys.readouterr().err
 
@@ -229,8 +268,17 @@ def test_the_control_may_fail_and_others_may_not(
     assert len(arm_tables.judged_table().splitlines()) == 3  # head, rule and the one that is no control
 
 
+def test_controls_that_do_not_differ_are_told(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(ours.parent / "bare")
+    assert command(tmp_path) == 0
+    assert "note: the controls do not differ" in capsys.readouterr().err
+
+
 def test_without_a_reference_nothing_is_compared(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no outputs"):
+        arm.list_sides(tmp_path)
+    write(tmp_path / "bookworm" / "litert" / "native")
+    with pytest.raises(UsageError, match="nothing beside litert/native"):
         arm.list_sides(tmp_path)
     write(tmp_path / "trixie" / "litert" / "cortex-a72")
     with pytest.raises(UsageError, match="trixie: no litert/native"):

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import compare, permutation, revisions
+from benchmarks import compare, permutation, revisions, workloads
 from benchmarks.__main__ import main
 from benchmarks.compare_proof import KINDS, plan, slow_down
+from benchmarks.contest import Outcome, Way
 from benchmarks.permutation import LEAST_BLOCKS, LEVEL, chances, effects, judge
 
 RECORDED = Path(__file__).with_name("recorded_turns.json")
@@ -151,6 +152,36 @@ def test_every_workload_runs(name: str, folders: tuple[str, str], tmp_path: Path
     assert min(timed.a_ms.min(), timed.b_ms.min()) > 1 and timed.answers[0] == timed.answers[1] != []
 
 
+@pytest.mark.parametrize("name", ["pixels", "file", "scan"])
+def test_a_workload_is_on_one_cpu_before_anything_is_opened(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(workloads, "_stay_on", lambda cpu: done.append(f"stays on {cpu}"))
+
+    def open_(*_: object) -> None:
+        done.append("opens")
+        raise RuntimeError
+
+    monkeypatch.setattr(workloads, "_open", open_)
+    with pytest.raises(RuntimeError):
+        getattr(workloads, name)(str(ROOT), 3, "a.jpg", "all-subtypes")
+    assert done == ["stays on 3", "opens"]  # else a spare CPU is seen, and judges on a thread that nobody times
+
+
+def test_a_system_that_does_not_tell_waits_is_named(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def contest(ways: list[Way], rounds: int, runs: int, *_: object) -> dict[str, Outcome]:
+        times = np.ones((rounds, runs))
+        return {way.name: Outcome(1, 1, times, times * np.nan, "x", 1) for way in ways}
+
+    monkeypatch.setattr(compare, "contest", contest)
+    assert main(["compare", *folders, "--workload", "pixels", "--json"]) == 0
+    said = capsys.readouterr()
+    (one,) = json.loads(said.out)["workloads"]
+    assert one["waited"] is None and one["verdict"] == "same" and one["a_ms"] == 1
+    assert said.err.startswith("warning: this system does not tell who waits") and said.err.count("\n") == 1
+
+
 def test_revisions_and_folders(tmp_path: Path) -> None:
     import subprocess
 
@@ -182,6 +213,16 @@ def test_revisions_and_folders(tmp_path: Path) -> None:
         assert revision.described == f"HEAD ({commit[:10]})" and not (revision.folder / "README").exists()
         with pytest.raises(revisions.UsageError, match="HEAD~1: a revision without edge_runtime"):
             revisions.open_side("HEAD~1", tmp_path / "4")
+        patch.chdir(tmp_path)
+        package(tmp_path / "a name")
+        package(tmp_path / "v1")
+        git("tag", "v1")
+        with pytest.raises(revisions.UsageError, match=r"v1: both a revision and a folder .*/v1 for the folder, "):
+            revisions.open_side("v1", tmp_path / "5")
+        assert revisions.open_side("./v1", tmp_path / "6").described == "./v1 (not under git)"
+        assert revisions.open_side("a name", tmp_path / "7").commit == ""
+        assert revisions.open_side(commit[:10], tmp_path / "8").described == commit[:10]
+        assert revisions.open_side(".", tmp_path / "9").changed
     assert git("status", "--porcelain", "--", "edge_runtime") == " M edge_runtime/__init__.py\n"
     assert git("worktree", "list").count("\n") == 1
 

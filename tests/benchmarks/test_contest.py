@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import contender
+from benchmarks import contest as contest_module
 from benchmarks.contest import ContestError, Way, contest
 
 WAYS = """
@@ -39,6 +41,31 @@ def counter():
 
 def broken():
     raise RuntimeError("no model here")
+
+def restless(flag):
+    # Like an engine's pool: a thread that goes on for a while after the answer.
+    import hashlib, pathlib, threading
+    def spin():
+        hashlib.pbkdf2_hmac("sha256", b"a", b"b", 20000)  # does not hold the interpreter
+        pathlib.Path(flag).unlink()
+    def run():
+        pathlib.Path(flag).touch()
+        threading.Thread(target=spin).start()
+    return run, lambda found: "went on"
+
+def witness(flag):
+    seen = []
+    def run():
+        seen.append("disturbed" if seen and os.path.exists(flag) else "alone")  # at first all load side by side
+        return seen[-1]
+    return run, str
+
+def stuck():
+    time.sleep(60)
+
+def neighbour():
+    import markdown
+    return lambda: markdown.__name__, str
 
 def dying():
     sys.stderr.write("last words\\n")
@@ -83,6 +110,42 @@ def test_what_is_waited_for_another_program_is_told_apart(file: Path) -> None:
     assert 0.99 * 20 <= own < 1.1 * 20
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="this system does not tell which threads run")
+def test_a_turn_begins_when_the_last_ways_threads_have_come_to_rest(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contest_module, "REST_S", 30.0)  # however busy the machine is
+    flag = {"flag": str(tmp_path / "spinning")}
+    ways = [Way(name, file, name, flag) for name in ("witness", "restless")]
+    assert contest(ways, rounds=6, runs=1, not_counted=0, warmup=1)["witness"].answer == "alone"
+
+
+def test_a_way_that_has_had_its_time_sits_out(file: Path) -> None:
+    ways = [Way(name, file, "sleeper", {"seconds": s}) for name, s in (("short", 0.0), ("long", 0.05))]
+    found = contest(ways, rounds=6, runs=2, not_counted=0, warmup=0, most_s=0.4)
+    turns_ms = found["long"].times_ms.sum(axis=1)  # NaN: sat out
+    taken = int((~np.isnan(turns_ms)).sum())
+    assert 1 <= taken <= 4 and not np.isnan(turns_ms[:taken]).any()
+    assert turns_ms[: taken - 1].sum() < 400 <= turns_ms[:taken].sum()
+    assert not np.isnan(found["short"].times_ms).any()
+    assert found["long"].answer == {"slept": 0.05}
+
+
+def test_a_way_that_does_not_answer_is_given_up(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contest_module, "PATIENCE_S", 0.3)
+    with pytest.raises(ContestError, match=r"stuck: no answer for 0\.3 s"):
+        contest([Way("stuck", file, "stuck")], rounds=1)
+
+
+def test_what_lies_beside_a_contender_is_no_package(file: Path, tmp_path: Path) -> None:
+    assert Path(contest_module.CONTENDER).with_name("markdown.py").exists()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "markdown.py").write_text("__name__ = 'the right one'\n", encoding="utf-8")
+    path = {"PYTHONPATH": str(tmp_path / "elsewhere")}
+    found = contest([Way("neighbour", file, "neighbour", environment=path)], rounds=1)
+    assert found["neighbour"].answer == "the right one"
+
+
 @pytest.mark.parametrize(
     ("function", "says"),
     [
@@ -100,3 +163,11 @@ def test_a_way_that_fails_is_named(file: Path, function: str, says: str) -> None
 def test_an_environment_that_is_missing_is_named(file: Path) -> None:
     with pytest.raises(ContestError, match="other: cannot be started"):
         contest([Way("other", file, "sleeper", {"seconds": 0}, python="/no/such/python")], rounds=1)
+
+
+@pytest.mark.parametrize("account", [b"0 0 0\n", b"", b"nonsense\n"])
+def test_a_kernel_that_keeps_no_account_of_waits_is_no_kernel_without_waits(
+    account: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contender.os, "pread", lambda *_: account)
+    assert np.isnan(contender._waits()())

@@ -32,9 +32,21 @@ def test_fresh_processes_are_timed_in_turns_with_their_own_memory() -> None:
     assert min(found["large"]["rss_mb"]) > 60 > 40 > max(found["small"]["rss_mb"]) >= told["floor_rss_mb"] > 2
 
 
-def test_a_command_that_fails_is_named() -> None:
-    done = _started(1, {"bad": [sys.executable, "-c", "raise SystemExit(3)"]})
-    assert done.returncode == 1 and "exit status 3" in done.stderr and not done.stdout
+def test_a_command_that_fails_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [sys.executable, "-c", "print('a log line'); print('{\"label\": 1}')"]
+    commands = {
+        "good": answers,
+        "bad": [sys.executable, "-c", "raise SystemExit(3)"],
+        "gone": ["/no/such/program"],
+        "silent": [sys.executable, "-c", ""],
+    }
+    told = cost._starts(commands, 1)
+    assert list(told["found"]) == ["good"] and told["found"]["good"]["runs"] == 1
+    assert told["missing"]["bad"] == "exit status 3" and told["missing"]["silent"] == "no answer: "
+    assert "No such file" in told["missing"]["gone"]
+    monkeypatch.setattr(cost, "_starts", lambda named, _: told | {"missing": dict.fromkeys(named, "exit status 1")})
+    with pytest.raises(LeukoscopeError, match=r"classify --json .* failed: got exit status 1"):
+        cost.start_cost(1, 1)
 
 
 def test_parts_are_those_of_one_answer() -> None:
@@ -46,7 +58,9 @@ def test_parts_are_those_of_one_answer() -> None:
     assert all(part["samples"] == 3 for part in found["parts"].values())
 
 
-def test_models_are_made_once_and_what_cannot_be_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_made_once_and_what_cannot_be_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     made: list[str] = []
 
     def make() -> None:
@@ -60,17 +74,27 @@ def test_models_are_made_once_and_what_cannot_be_is_named(tmp_path: Path, monkey
         code = "import sys; sys.exit('Traceback\\nImportError: no such package')"
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
 
+    def fail_without_a_word() -> None:
+        raise AssertionError
+
     rows = (
         peer_models._Row(("a",), make),
         peer_models._Row(("b", "c"), fail),
         peer_models._Row(("d",), fail_elsewhere),
+        peer_models._Row(("e",), fail_without_a_word),
     )
     monkeypatch.setattr(peer_models, "MODELS", tmp_path)
     monkeypatch.setattr(peer_models, "ROWS", rows)
     for _ in range(2):
         missing = peer_models.make_models()
-        assert missing == {"b": "no converter here", "c": "no converter here", "d": "ImportError: no such package"}
+        why = {"b": "no converter here", "c": "no converter here", "d": "ImportError: no such package"}
+        assert missing == {**why, "e": "AssertionError"}
+        assert "not made: b, c: no converter here\n" in capsys.readouterr().err
     assert made == ["a"]
+    monkeypatch.setattr(peer_models, "_made_of", lambda: "another bundle")
+    for _ in range(2):
+        peer_models.make_models()
+    assert made == ["a", "a"]  # models of the old one beside this runtime with the new one would be compared
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.energy import Source, find_source, measure, rails_w
+from benchmarks.energy import Source, UnreadError, find_source, measure, rails_w
 
 
 def _write(root: Path, files: dict[str, str]) -> Path:
@@ -88,3 +88,26 @@ def test_most_machines_do_not_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     closed = _write(tmp_path, {"sys/class/powercap/intel-rapl:0/name": "package-0"})  # the count is root's only
     assert find_source(closed) is None
     assert measure(lambda: None, None) is None
+
+
+def test_a_source_that_falls_silent_is_no_source(tmp_path: Path) -> None:
+    folder = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1"
+    files = {"in2_label": "VDD_IN", "in2_input": "5000", "curr2_input": "1200"}
+    source = find_source(_write(tmp_path, {f"{folder}/{name}": text for name, text in files.items()}))
+    assert source is not None and source.watts is not None
+    (tmp_path / folder / "curr2_input").write_text("")
+    assert measure(lambda: None, source, seconds=0.1) is None
+    (tmp_path / folder / "curr2_input").write_text("1200")
+    calls = iter(range(1000))
+
+    def at_times() -> float:
+        if next(calls) % 3 == 0:
+            raise UnreadError
+        return 6.0
+
+    found = measure(lambda: None, Source("a busy bus", watts=at_times), seconds=0.4)
+    assert found is not None and found.busy_w == pytest.approx(6.0)
+
+
+def test_a_counter_without_an_end_is_no_source(tmp_path: Path) -> None:
+    assert find_source(_write(tmp_path, {k: v for k, v in RAPL.items() if "max_energy" not in k})) is None

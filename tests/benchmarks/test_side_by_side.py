@@ -6,20 +6,39 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import cost_tables, lineup, side_by_side, ways
 from benchmarks.aims import aims, fastest_floor, nearest_peer
 from benchmarks.contest import Outcome
-from benchmarks.lineup import BARE, FILES, FLOOR, ONE_CPU, PIXELS, RUNTIME, SERIES, THROUGHPUT, UNJUDGED, Row
+from benchmarks.lineup import (
+    BARE,
+    FILES,
+    FLOOR,
+    GRADCAM,
+    LEAN_GRADCAM,
+    ONE_CPU,
+    PIXELS,
+    RUNTIME,
+    SERIES,
+    THROUGHPUT,
+    UNJUDGED,
+    Row,
+)
 from benchmarks.peer_models import PICTURE, PICTURE_SIZE, REFERENCE, render_picture
 from benchmarks.peer_models import PIXELS as PIXELS_FILE
 from edge_runtime.bundle import open_bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.preprocess import decode, prepare
+from train.network import autograd_gradcam
+from train.run_folder import read_run
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +97,23 @@ def test_instances_answer_side_by_side(models: Path) -> None:
     assert tell(run()) == [_reference(models)[0]] * 6
 
 
+def test_autograd_gradcam_is_one_pass_and_gives_the_heatmap(models: Path) -> None:
+    network = read_run(ROOT / "references" / "blood-cells").network
+    pixels = np.load(models / PIXELS_FILE)[None]
+    number, passes = _reference(models)[0], []
+    network.features.register_forward_hook(lambda *_: passes.append(1))
+    wanted = autograd_gradcam(network, torch.from_numpy(pixels), number).numpy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.run_folder.read_run", lambda _: SimpleNamespace(network=network))
+        threads = torch.get_num_threads()
+        for name in (GRADCAM, LEAN_GRADCAM):
+            answer = ways.ENGINES["torch"](models, threads, _row(PIXELS, name).arguments["form"])
+            passes.clear()
+            logits, heat = answer(pixels)
+            assert int(logits.argmax()) == number and len(passes) == 1
+            assert np.abs(heat[0] - wanted).max() < 1e-5
+
+
 def test_a_program_that_answers_once(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = _row(FILES, BARE)
     ways.main(row.function, json.dumps(dict(row.way(1).arguments)))
@@ -134,6 +170,17 @@ def test_ratios_are_of_the_same_rounds() -> None:
     assert (ours["load_ms"], ours["first_ms"], ours["peak_rss_mb"]) == (5, 6, 50)
 
 
+def test_a_way_that_sat_out_is_held_against_the_rounds_that_it_took_part_in() -> None:
+    rows = (_row(PIXELS, RUNTIME), _row(PIXELS, BARE))
+    drift = np.linspace(1, 3, 20)[:, None] * np.ones((1, 4))
+    early = np.where(np.arange(20)[:, None] < 5, 4 * drift, np.nan)
+    outcomes = {RUNTIME: Outcome(9, 9, drift, 0 * drift, 7, 50), BARE: Outcome(9, 9, early, 0 * drift, 7, 50)}
+    ours, slow = side_by_side.summaries(rows, outcomes, outcomes)
+    assert (ours["samples"], slow["samples"]) == (80, 20)
+    assert slow["ratios"][RUNTIME] == [4.0, 4.0, 4.0] and ours["ratios"][BARE] == [0.25, 0.25, 0.25]
+    assert slow["p50_ms"] == pytest.approx(np.median(early[:5])) and slow["p99_ms"] > 0
+
+
 def test_every_row_can_be_told_apart_and_is_in_ways() -> None:
     for rows in SERIES.values():
         assert len({row.name for row in rows}) == len(rows)
@@ -148,7 +195,14 @@ def test_every_row_can_be_told_apart_and_is_in_ways() -> None:
 
 
 def _entry(name: str, p50_ms: float, **ratios: float) -> dict[str, Any]:
-    bases = {"runtime": RUNTIME, "unjudged": UNJUDGED, "bare": BARE, "floor": f"{FLOOR}fast", "full": f"{FLOOR}full"}
+    bases = {
+        "runtime": RUNTIME,
+        "unjudged": UNJUDGED,
+        "one": ONE_CPU,
+        "bare": BARE,
+        "floor": f"{FLOOR}fast",
+        "full": f"{FLOOR}full",
+    }
     return {
         "name": name,
         "precision": "INT8",
@@ -172,7 +226,7 @@ def results() -> tuple[dict[str, Any], dict[str, Any]]:
         _entry(RUNTIME, 3.0, runtime=1, bare=1.8),
         _entry(UNJUDGED, 1.7, bare=1.05),
         _entry(BARE, 1.6, runtime=0.55),
-        _entry(lineup.EAGER, 13.0, runtime=4.3, unjudged=8.1),
+        _entry(lineup.EAGER, 13.0, runtime=4.3, unjudged=8.1, one=3.9),
     ]
     files = [
         _entry(RUNTIME, 8.0, runtime=1, floor=1.3, full=1.1, bare=0.6),
@@ -180,8 +234,9 @@ def results() -> tuple[dict[str, Any], dict[str, Any]]:
         {**_entry(f"{FLOOR}fast", 5.0), "pixels_off": 0.0},
         {**_entry(f"{FLOOR}full", 7.0), "pixels_off": 0.0},
         {**_entry(f"{FLOOR}careless", 1.0), "pixels_off": 0.1},
-        _entry("ONNX Runtime INT8", 9.0, runtime=1.005),
-        _entry(BARE, 12.0, runtime=1.5),
+        _entry("ONNX Runtime INT8", 9.0, runtime=1.005, one=0.9),
+        _entry("tflite-runtime", 8.9, runtime=1.2, one=0.8),  # its runs were those of quieter rounds
+        _entry(BARE, 12.0, runtime=1.5, one=1.3),
     ]
     throughput = [{**_entry("this runtime, 1 instance", 16.0), "pictures": 16, "pictures_per_s": 333.0}]
     starts = {
@@ -191,11 +246,13 @@ def results() -> tuple[dict[str, Any], dict[str, Any]]:
     quantiles = {"p50_ms": 1.0, "p90_ms": 1.5, "p99_ms": 2.0}
     series = {"pixels": {"1": pixels, "2": pixels[:3]}, "files": {"1": files, "2": files[:1]}}
     beside = {
-        "machine": {"cpu": "a CPU", "cores": 4},
+        "machine": {"cpu": "a CPU", "cores": 4, "system": "a system", "python": "3.10"},
+        "load_before": 0.25,
         "series": {**series, "throughput": {"1": throughput, "2": []}},
         "missing": {"ncnn INT8": "no tools"},
     }
     cost = {
+        "machine": beside["machine"],
         "answer": [{"bundle": "b", "picture": "p.jpg, 9 x 9", "parts": {"decode": quantiles, "all": quantiles}}],
         "class_map": {"b": [{"threads": 1, "ratio": {"value": 1.0, "low": 0.9, "high": 1.1}}]},
         "start": {"floor_rss_mb": 12.0, "found": starts},
@@ -209,13 +266,21 @@ def test_aims_say_met_short_or_not_measured(results: tuple[dict[str, Any], dict[
     assert found == [
         (UNJUDGED, 1.10, (1.05,), "met"),
         (RUNTIME, 1.10, (1.8,), "SHORT"),
+        (ONE_CPU, 1.10, (), "not measured"),
         (f"{UNJUDGED}, by {FLOOR}fast", 1.15, (1.1,), "met"),
         (f"{RUNTIME}, by {FLOOR}fast", 1.15, (1.3,), "SHORT"),
+        (f"{ONE_CPU}, by {FLOOR}fast", 1.15, (), "not measured"),
         (UNJUDGED, 8.0, (8.1,), "met"),
         (RUNTIME, 8.0, (4.3,), "SHORT"),
+        (ONE_CPU, 8.0, (3.9,), "SHORT"),
         (UNJUDGED, 30.0, (), "not measured"),
         (RUNTIME, 30.0, (), "not measured"),
-        ("ONNX Runtime INT8", 1.0, (1.005,), "met, but not beyond doubt"),
+        (ONE_CPU, 30.0, (), "not measured"),
+        (UNJUDGED, 30.0, (), "not measured"),  # the last map's gradient only
+        (RUNTIME, 30.0, (), "not measured"),
+        (ONE_CPU, 30.0, (), "not measured"),
+        (f"ONNX Runtime INT8, by {RUNTIME}", 1.0, (1.005,), "met, but not beyond doubt"),
+        (f"tflite-runtime, by {ONE_CPU}", 1.0, (0.8,), "SHORT"),
         ("`classify --json a.jpg`", 0.25, (0.2,), "met"),
         ("`classify --json a.jpg`", 65.0, (70.0,), "SHORT"),
     ]
@@ -224,8 +289,8 @@ def test_aims_say_met_short_or_not_measured(results: tuple[dict[str, Any], dict[
 def test_a_careless_decoder_is_no_floor_and_a_floor_no_peer(results: tuple[dict[str, Any], dict[str, Any]]) -> None:
     files = {one["name"]: one for one in results[0]["series"]["files"]["1"]}
     assert fastest_floor(files) == f"{FLOOR}fast"
-    assert nearest_peer(files) == "ONNX Runtime INT8"
-    assert fastest_floor({}) == nearest_peer({}) == ""
+    assert nearest_peer(files, RUNTIME) == "ONNX Runtime INT8"
+    assert fastest_floor({}) == nearest_peer({}, RUNTIME) == ""
 
 
 def test_tables_come_from_results(
@@ -240,7 +305,9 @@ def test_tables_come_from_results(
     assert "floor: fast" in short and "floor: full" not in short and "floor: careless" not in short
     tables = {name: make() for name, make in cost_tables.TABLES.items()}
     assert all(tables.values())
-    assert tables["aims"].count("SHORT") == 4 and tables["aims"].count("not measured") == 2
+    assert "| `side-by-side` | 4 cores of a CPU, Python 3.10 | load 0.2 before |" in tables["machines"]
+    assert "the load before was not recorded" in tables["machines"]
+    assert tables["aims"].count("SHORT") == 6 and tables["aims"].count("not measured") == 8
     assert "| floor: careless (INT8) |" in tables["files-1"]
     assert "333" in tables["throughput"] and "no tools" in tables["not-measured"]
     assert "does not tell" in tables["energy"]

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import stat
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -19,15 +20,17 @@ import pytest
 from bundle_maker import encoded, smear
 from PIL import Image
 
-from edge_runtime import archive, cli, report
+from edge_runtime import cli, report
 from edge_runtime.archive import lists
-from edge_runtime.archive.columns import column_types
+from edge_runtime.archive.columns import column_types, error_row
 from edge_runtime.archive.lists import listed, named, of_this_place
+from edge_runtime.archive.parts import claimed
 from edge_runtime.archive.plan import MODES, Job, Settings, make_plan, names_of, read_plan
 from edge_runtime.archive.shard import Shards
 from edge_runtime.classifier import Classifier
 from edge_runtime.engines import Engine
 from edge_runtime.errors import EngineError, UsageError
+from edge_runtime.files import write_bytes
 from edge_runtime.preprocess import PICTURE_SUFFIXES
 from edge_runtime.scan import Scanner
 from train.render import render_field
@@ -126,6 +129,47 @@ def test_a_plan_deals_names_of_every_kind(tmp_path: Path) -> None:
     ]
     job = Job(1, 2, 3, 4, {7: "why"})
     assert Job.from_json(job.to_json()) == job
+
+
+def test_a_parquet_lists_names_that_are_no_text(tmp_path: Path) -> None:
+    names = [b"a.png", b"\xff.png"]
+    torn = pa.StringArray.from_buffers(2, *pa.array(names).buffers()[1:])
+    for column in (pa.array(names), torn):
+        pq.write_table(pa.table({"path": column}), tmp_path / "list")
+        assert list(listed(str(tmp_path / "list"))) == [os.fsdecode(name) for name in names]
+
+
+def test_an_error_is_one_short_line() -> None:
+    row = error_row(0, "a.png", "a.png: ValueError: " + "lots\n" * 100_000 + "of it", "b@1")
+    assert row["error"].startswith("a.png: ValueError: lots lots") and row["error"].endswith("lots of it")
+    assert len(row["error"]) < 1100
+
+
+def test_the_name_of_a_part_is_forced_to_the_medium(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forced: list[list[str]] = []
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            forced.append(os.listdir(descriptor))
+            raise OSError("a file system that cannot")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_bytes(tmp_path / "part", b"whole")
+    assert forced == [["part"]] and (tmp_path / "part").read_bytes() == b"whole"
+
+
+def test_an_archive_of_blanks_is_named_once(tmp_path: Path, valid_bundle: Path) -> None:
+    names = ["two  blanks.png", "two\nlines.png"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"bad")
+    bundle = Classifier.open(valid_bundle).bundle
+    settings = Settings("classify", str(valid_bundle), bundle.id, "litert", False, None, 2, str(tmp_path))
+    (tmp_path / "out").mkdir()
+    plan = make_plan(tmp_path / "out", names, settings)
+    assert Shards(plan).write(plan.job(0), lambda place: None).errors == 2
+    found = rows(plan.out)
+    assert [row["path"] for row in found] == names
+    assert [row["error"].split(": not")[0] for row in found] == ["two blanks.png", "two lines.png"]
 
 
 # ------------------------------------------------------------------------------------------------------- the command
@@ -261,7 +305,7 @@ def test_another_plan_is_refused(
     plan["leukoscope"] = "0.0.1"
     (tmp_path / "out" / "_plan.json").write_text(json.dumps(plan), encoding="utf-8")
     status, _, err = run("archive", "--out", tmp_path / "out")
-    assert status == 2 and len(err) == 1 and "expected leukoscope 0.0.1" in err[0]
+    assert status == 2 and len(err) == 1 and "expected leukoscope 0.0.1 (install leukoscope 0.0.1" in err[0]
     (tmp_path / "out" / "_plan.json").write_bytes(before["_plan.json"])
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
@@ -310,9 +354,12 @@ def test_damage_in_the_folder_is_one_line(run: Run, folder: Path, tmp_path: Path
     assert run(*arguments)[0] == 1
     part, plan = out / "part-00000.parquet", out / "_plan.json"
     whole = part.read_bytes()
-    part.write_bytes(whole[:-5])
-    status, _, err = run("archive", "--out", out)
-    assert status == 1 and "part-00000.parquet: damaged" in err[-1] and "remove it" in err[-1]
+    rest = pq.read_table(part).slice(0, 6)
+    for torn in (b"", whole[:-5], b"\0" * len(whole), rest):
+        pq.write_table(torn, part) if torn is rest else part.write_bytes(torn)
+        status, text, err = run("archive", "--out", out)
+        assert status == 1 and err == [f"note: {part}: damaged; it is done again"] and "7 of them now" in text
+        assert [row["row"] for row in rows(out)] == list(range(7))
     part.unlink()
     names = (out / "_list.jsonl").read_bytes()
     (out / "_list.jsonl").write_bytes(names[:20])
@@ -371,7 +418,7 @@ def test_without_ray_it_says_what_to_install(
 def test_two_at_a_time_are_refused(run: Run, folder: Path, tmp_path: Path, valid_bundle: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with archive.plan.claimed(out):
+    with claimed(out):
         status, _, err = run("archive", "--model", valid_bundle, "--out", out, folder)
     assert status == 2 and len(err) == 1 and "in use by another archive" in err[0]
 

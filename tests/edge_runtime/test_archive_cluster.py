@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ ray = pytest.importorskip("ray")
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = 64
-TIMES = 4
+TIMES = 2
 BOUND_S = 240.0
 
 
@@ -91,7 +92,7 @@ def test_asked_to_stop_it_goes_on_without_the_cluster(
     cluster: Any, pictures: Path, tmp_path: Path, valid_bundle: Path
 ) -> None:
     out, names = tmp_path / "out", tmp_path / "list.txt"
-    names.write_text("".join(f"{path}\n" for path in sorted(pictures.iterdir())) * 8, encoding="utf-8")
+    names.write_text("".join(f"{path}\n" for path in sorted(pictures.iterdir())) * 4, encoding="utf-8")
     run = command(valid_bundle, out, "--ray", cluster.address, "--list", names)
     process = subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     bound = time.monotonic() + BOUND_S
@@ -103,8 +104,8 @@ def test_asked_to_stop_it_goes_on_without_the_cluster(
     assert (process.returncode, text) == (143, "") and err.startswith("note: stopped with ") and err.count("\n") == 1
     rest = subprocess.run(command(valid_bundle, out), cwd=ROOT, capture_output=True, text=True, check=False)
     facts = json.loads(rest.stdout)
-    assert rest.returncode == 1 and facts["rows"] == 8 * PICTURES and 0 < facts["now"]["pictures"] < 8 * PICTURES
-    assert table(out).column("row").to_pylist() == list(range(8 * PICTURES))
+    assert rest.returncode == 1 and facts["rows"] == 4 * PICTURES and 0 < facts["now"]["pictures"] < 4 * PICTURES
+    assert table(out).column("row").to_pylist() == list(range(4 * PICTURES))
 
 
 def test_a_node_that_dies_costs_no_picture(cluster: Any, pictures: Path, tmp_path: Path, valid_bundle: Path) -> None:
@@ -135,3 +136,31 @@ def test_no_cluster_is_one_line(pictures: Path, tmp_path: Path, valid_bundle: Pa
     run = command(valid_bundle, tmp_path / "out", "--ray", address, pictures)
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=BOUND_S, check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and f"no Ray cluster at {address}" in done.stderr
+
+
+FAKE_RAY = """
+import os
+def init(address, **how):
+    print(address, how["include_dashboard"], *(os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")))
+def cluster_resources():
+    return {"CPU": 2.0}
+def shutdown():
+    print("shut down", os.environ["RAY_USAGE_STATS_ENABLED"])
+"""
+
+
+def test_a_cluster_of_its_own_obeys_nobody_else(tmp_path: Path) -> None:
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "__init__.py").write_text(FAKE_RAY, encoding="utf-8")
+    (tmp_path / "ray" / "data.py").write_text("", encoding="utf-8")
+    code = "from edge_runtime.archive.cluster import LOCAL, joined\nwith joined(LOCAL, 3) as workers: print(workers)"
+    usual = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {**usual, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    tokens = set()
+    for _ in range(2):
+        run = [sys.executable, "-c", code]
+        said = subprocess.run(run, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+        *how, token = said[0].split()
+        assert (how, said[1:]) == (["local", "False", "token"], ["2", "shut down 0"]) and len(token) == 64
+        tokens.add(token)
+    assert len(tokens) == 2

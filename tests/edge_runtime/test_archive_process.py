@@ -184,7 +184,10 @@ def test_no_worker_outlives_who_started_it(start: Start, tmp_path: Path) -> None
     writer = opened(tmp_path / "pipe.png")
     (worker,) = children(process.pid)
     process.kill()
+    process.wait()
+    killed_s = time.monotonic()
     until(lambda: not os.path.exists(f"/proc/{worker}"))  # although its picture hangs
+    assert time.monotonic() - killed_s < 5
     os.close(writer)
 
 
@@ -282,12 +285,45 @@ def test_a_picture_that_takes_too_long_is_given_up(plan: Plan) -> None:
     assert found[5]["error"].endswith("pipe.png: given up after 2 tries, ended by the limit of 0.7 seconds")
 
 
+def test_time_for_which_all_were_stopped_is_not_counted(
+    plan: Plan, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipes: list[int] = []
+
+    def look(crew: Crew) -> None:
+        if pipes and pipes[0]:
+            os.write(pipes[0], (pictures / "000.png").read_bytes())
+            os.close(pipes[0])
+            pipes[0] = 0
+        elif not pipes and any(worker.hand == 5 for worker in crew._workers):
+            pipes.append(opened(tmp_path / "pipe.png"))
+            time.sleep(3.5)
+
+    monkeypatch.setattr("edge_runtime.archive.crew.AWAY_S", 2.0)
+    crew = Crew(plan, 1, 3.0)
+    assert sum(one.errors for one in driven(crew, plan, look)) == 0 and crew.deaths == 0
+
+
+def test_a_worker_that_hangs_while_it_starts_is_ended(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = [sys.executable, "-c", "import time; time.sleep(1000)"]
+    monkeypatch.setattr("edge_runtime.archive.crew.command", lambda note: start)
+    monkeypatch.setattr("edge_runtime.archive.crew.IDLE_S", 0.3)
+    with pytest.raises(EngineError, match=r"die again and again: got ended by the limit of 0\.3 seconds"):
+        driven(Crew(plan, 1, 0.1), plan)
+
+
 def test_workers_that_only_die_end_it(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     start = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGABRT)"]
     monkeypatch.setattr("edge_runtime.archive.crew.command", lambda note: start)
     with pytest.raises(EngineError, match=r"die again and again: got ended by SIGABRT .*fewer --workers"):
         driven(Crew(plan, 2, 60.0), plan)
     assert not list(plan.out.glob("part-*"))
+
+
+def test_a_folder_whose_name_is_no_text_is_named(plan: Plan, tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"\xff")
+    with pytest.raises(OutputError, match=r"\\udcff.*cannot be written"):
+        driven(Crew(Plan(**{**vars(plan), "out": out}), 1, 60.0), plan)
 
 
 def test_a_worker_refuses_another_bundle(plan: Plan, bundle_folder: Path) -> None:
