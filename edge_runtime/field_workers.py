@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from .demands import ANSWER_BYTES, FREE_BYTES, bytes_per_pixel
+from .endings import ending
 from .errors import EngineError, LeukoscopeError, UsageError
 from .field_worker import FAILED, LAST, OPEN, PART, START, TILE, TILES, Setup
 from .preprocess import FORMATS
@@ -261,10 +262,8 @@ class FieldWorkers:
         except subprocess.TimeoutExpired:
             worker.process.kill()
             status = worker.process.wait()
-        names = {number.value: number.name for number in signal.Signals}
-        why = names.get(-status, f"signal {-status}") if status < 0 else f"exit status {status}"
         short = status in (-signal.SIGKILL, -signal.SIGABRT)
-        return why, "is memory short? fewer --workers" if short else None
+        return ending(status), "is memory short? fewer --workers" if short else None
 
 
 class _Worker:

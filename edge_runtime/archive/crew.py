@@ -11,13 +11,13 @@ import collections
 import json
 import os
 import selectors
-import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ..endings import ending
 from ..errors import EngineError, OutputError
 from ..files import leftovers
 from .plan import Job, Plan
@@ -242,9 +242,7 @@ class _Worker:
     def why(self) -> str:
         """Say what ended it."""
         status = self._process.wait()
-        if self._why:
-            return self._why
-        return _signal(-status) if status < 0 else f"exit status {status}"
+        return self._why or ending(status)
 
     def close(self) -> None:
         """Wait for its end and close the pipes."""
@@ -252,10 +250,3 @@ class _Worker:
         for stream in (self._process.stdin, self._process.stdout, self._note):
             if stream is not None:
                 stream.close()
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

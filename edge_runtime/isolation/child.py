@@ -20,6 +20,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from ..endings import ending
 from ..errors import EngineError, LeukoscopeError, UsageError
 from ..json_reader import load_object
 from .frames import HEAD, MAX_STATED_BYTES, pack
@@ -131,7 +132,7 @@ class Child:
         self._end()
         if status is None:
             return EngineError(f"{self._where}: the engine hung up")
-        how = _signal(-status) if status < 0 else f"exit status {status}"
+        how = ending(status)
         less = "; it may have run out of memory" if status in (-signal.SIGKILL, -signal.SIGABRT) else ""
         return EngineError(f"{self._where}: the engine died on this model ({how}{less})")
 
@@ -197,10 +198,3 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
             stream.close()
     if os.getpid() == owner:  # not where a program was forked later: the child is not that one's to end
         process.kill()
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # most of the real-time signals have no name
-        return f"signal {number}"

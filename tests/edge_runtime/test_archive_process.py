@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from bundle_maker import encoded, smear
 from PIL import Image
+from processes import BOUND_S, children, until
 
 from edge_runtime.archive.crew import Crew
 from edge_runtime.archive.plan import Plan, Settings, make_plan
@@ -28,32 +29,10 @@ from edge_runtime.errors import EngineError, OutputError
 pq = pytest.importorskip("pyarrow.parquet")
 
 ROOT = Path(__file__).resolve().parents[2]
-BOUND_S = 60.0
 PICTURES = 60
 MANY = 300
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
-
-
-def until(true: Callable[[], object]) -> None:
-    """Wait for something to become true."""
-    bound = time.monotonic() + BOUND_S
-    while not true():
-        assert time.monotonic() < bound, "waited in vain"
-        time.sleep(0.01)
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process started."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = place.read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
-        except OSError:  # ended meanwhile
-            continue
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found.append(int(place.parent.name))
-    return found
 
 
 def answers(out: Path) -> list[dict[str, Any]]:

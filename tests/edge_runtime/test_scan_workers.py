@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from processes import BOUND_S, children, until
 
 from edge_runtime import field_workers, machine
 from edge_runtime.bundle import open_bundle
@@ -31,30 +32,8 @@ from train.render import render_field
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ["cells.csv", "contact-sheet.jpg", "report.html", "scan.json"]
-BOUND_S = 60.0
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
-
-
-def until(true: Callable[[], object]) -> None:
-    """Wait for something to become true."""
-    bound = time.monotonic() + BOUND_S
-    while not true():
-        assert time.monotonic() < bound, "waited in vain"
-        time.sleep(0.01)
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process started and that still run."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = place.read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[:2]
-        except OSError:  # ended meanwhile
-            continue
-        if int(parent) == pid and state != "Z":
-            found.append(int(place.parent.name))
-    return found
 
 
 def runs(pid: int) -> bool:
@@ -272,12 +251,13 @@ def pipe(tmp_path: Path) -> Iterator[Path]:
 
 def holders(pipe: Path, parent: int) -> list[int]:
     """The children of a process that have a pipe open."""
-    found = []
+    found = set()
     for pid in children(parent):
         with suppress(OSError):  # ended meanwhile
-            links = (os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir())
-            found += [pid] if str(pipe) in links else []
-    return found
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):  # closed meanwhile
+                    found |= {pid} if os.readlink(link) == str(pipe) else set()
+    return sorted(found)
 
 
 def test_a_picture_that_a_worker_dies_over_costs_itself(
@@ -285,8 +265,8 @@ def test_a_picture_that_a_worker_dies_over_costs_itself(
 ) -> None:
     workers, pictures = started(1), [fields / "0.png", pipe, fields / "broken.png", fields / "1.png"]
     before, hung, bad, after = (workers.hand(str(picture), picture.name) for picture in pictures)
-    until(lambda: holders(pipe, os.getpid()))
-    os.kill(holders(pipe, os.getpid())[0], signal.SIGSEGV)
+    (worker,) = until(lambda: holders(pipe, os.getpid()))
+    os.kill(worker, signal.SIGSEGV)
     assert told(list(workers.take(before))) == told(list(scanner.looks(fields / "0.png", "0.png")))
     with pytest.raises(EngineError, match=r"^its worker process died: got SIGSEGV$"):
         list(workers.take(hung))
@@ -297,8 +277,7 @@ def test_a_picture_that_a_worker_dies_over_costs_itself(
 
 def test_workers_that_only_die_end_it(started: Callable[[int], FieldWorkers], fields: Path, pipe: Path) -> None:
     def die(handed: Handed) -> None:
-        until(lambda: holders(pipe, os.getpid()))
-        (worker,) = holders(pipe, os.getpid())
+        (worker,) = until(lambda: holders(pipe, os.getpid()))
         os.kill(worker, signal.SIGKILL)
         until(lambda: not runs(worker))
         list(workers.take(handed))

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from bundle_maker import encoded, smear
 from PIL import Image
+from processes import BOUND_S, until
 
 from benchmarks.watch import killed
 from edge_runtime import cli
@@ -30,15 +31,6 @@ from edge_runtime.journal import Journal, connect
 from train.render import render_field
 
 ROOT = Path(__file__).resolve().parents[2]
-BOUND_S = 30.0
-
-
-def until(true: Callable[[], object]) -> None:
-    """Wait for something to become true."""
-    bound = time.monotonic() + BOUND_S
-    while not true():
-        assert time.monotonic() < bound, "waited in vain"
-        time.sleep(0.02)
 
 
 @pytest.fixture
