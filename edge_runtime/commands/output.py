@@ -68,8 +68,11 @@ class Bar(TerminalLine):
     def show(self, done: int) -> None:
         """Draw it with `done` of the pictures behind."""
         if self._shown:
-            filled = 30 * done // self._total
-            self.draw(f"[{'#' * filled}{'.' * (30 - filled)}] {done}/{self._total}")
+            self.draw(f"{self._boxes(done)} {done}/{self._total}")
+
+    def _boxes(self, done: int) -> str:
+        filled = 30 * done // self._total
+        return f"[{'#' * filled}{'.' * (30 - filled)}]"
 
 
 class Pace(Bar):
@@ -85,10 +88,9 @@ class Pace(Bar):
         if not self._shown or now_s - self._last_s < 0.2:
             return
         self._last_s = now_s
-        filled = 30 * done // self._total
         pace = (done - self._before) / max(now_s - self._start_s, 1e-9)
         left = f", {_duration((self._total - done) / pace)} left" if pace > 0 else ""
-        self.draw(f"[{'#' * filled}{'.' * (30 - filled)}] {done:,}/{self._total:,}, {pace:.0f}/s{left}")
+        self.draw(f"{self._boxes(done)} {done:,}/{self._total:,}, {pace:.0f}/s{left}")
 
 
 def _duration(seconds: float) -> str:

@@ -47,6 +47,14 @@ def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return stream.getvalue()
 
 
+def smears(folder: Path, count: int) -> Path:
+    """Fill a folder with so many pictures, more than 41, of which "041.png" is bad; return it."""
+    for number in range(count):
+        (folder / f"{number:03}.png").write_bytes(encoded(Image.fromarray(smear(64, number))))
+    (folder / "041.png").write_bytes(b"bad")
+    return folder
+
+
 def bomb(width: int, height: int) -> bytes:
     """Return a PNG of a few bytes that claims to be huge."""
     chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b""), b"IEND"]

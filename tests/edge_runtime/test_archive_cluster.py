@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_maker import encoded, smear
-from PIL import Image
+from bundle_maker import smears
 
 pq = pytest.importorskip("pyarrow.parquet")
 ray = pytest.importorskip("ray")
@@ -42,11 +41,7 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `PICTURES` pictures, of which one is bad."""
-    folder = tmp_path_factory.mktemp("pictures")
-    for number in range(PICTURES):
-        (folder / f"{number:03}.png").write_bytes(encoded(Image.fromarray(smear(64, number))))
-    (folder / "041.png").write_bytes(b"bad")
-    return folder
+    return smears(tmp_path_factory.mktemp("pictures"), PICTURES)
 
 
 def command(bundle: Path, out: Path, *more: object) -> list[str]:
